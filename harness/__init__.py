@@ -1,0 +1,1 @@
+"""The engine: runs, measures, audits and tracks any stage; knows no pipeline."""

@@ -1,0 +1,165 @@
+"""The command line: `python -m harness STAGE --setting value …`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from pydantic.fields import FieldInfo
+from tqdm import tqdm
+
+from experiments import STAGES
+from harness import hardware, run
+from harness.stage import BadInput, Params, Stage
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; {self.prog} --help lists what is allowed")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it worked, 2 for bad input, 1 for any other fault, 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _main(arguments)
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        if isinstance(error, BadInput):
+            print(f"rigsweep: {error}", file=sys.stderr)
+            return 2
+        line = " ".join(str(error).split())
+        print(f"rigsweep: {type(error).__name__}: {line} (--debug shows where)", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rigsweep: interrupted; the run is marked KILLED, and finished records stay cached", file=sys.stderr)
+        return 130
+
+
+def _main(arguments: list[str]) -> int:
+    parser, given = _parse(arguments)
+    if given.stage is None:
+        parser.print_help()
+        return 0
+    stage = next(stage for stage in STAGES if stage.name == given.stage)
+    from harness.tracking import tracked  # mlflow takes seconds to import, which --help need not wait for
+
+    with tracked(stage.name) as tracked_run:
+        settings = _settings(given)
+        plan = run.resolve(stage, settings, hardware.load_profiles())
+        result = run.execute(plan, _progress)
+        tracked_run.record(result)
+        _print(result)
+        print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
+        print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}")
+        headline = stage.metrics[0].name
+        if reason := result.report.undefined.get(headline):
+            raise BadInput(f"{stage.name}: {headline} is undefined: {reason}; what could be measured was logged")
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """One subcommand a stage, one option a field.  Only what was typed is in the namespace, so origins are known."""
+    parser = _Parser(prog="python -m harness", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="stage", metavar="STAGE", title="stages", parser_class=_Parser)
+    for stage in STAGES:
+        command = commands.add_parser(
+            stage.name,
+            usage=f"python -m harness {stage.name} [--SETTING VALUE ...]",
+            help=stage.summary,
+            description=stage.summary,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=110),
+        )
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+        for title, model in _groups(stage).items():
+            group = command.add_argument_group(title)
+            for name, field in model.model_fields.items():
+                group.add_argument(_flag(name), dest=name, metavar=_type_name(field), help=_help(field))
+    hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
+    namespace, unknown = parser.parse_known_args(hyphenated)
+    namespace.unknown = unknown
+    return parser, namespace
+
+
+def _flag(word: str) -> str:
+    """`top_n`, as `mlflow run -P` writes it, and `top-n` are the same option; a value behind `=` stays as it is."""
+    name, equals, value = word.partition("=")
+    return f"--{name.replace('_', '-')}{equals}{value}"
+
+
+def _settings(given: argparse.Namespace) -> dict[str, str]:
+    """What was typed, by setting; an option that no field has is left for `resolve` to name."""
+    unknown = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in given.unknown if word.startswith("--")]
+    if given.unknown and not unknown:
+        raise BadInput(f"{given.stage}: {given.unknown[0]} is not an option; settings are typed --name value")
+    settings = {name: value for name, value in vars(given).items() if name not in {"stage", "unknown", "debug"}}
+    return settings | dict.fromkeys(unknown, "")
+
+
+def _groups(stage: Stage[Any, Any]) -> dict[str, type[Params]]:
+    return {
+        "inference (decides the records)": stage.infer_params,
+        "scoring (needs no model)": stage.score_params,
+        "run": run.RunOptions,
+    }
+
+
+def _type_name(field: FieldInfo) -> str:
+    """The field's type as a user types it: choices in full, else text, int, number or true|false."""
+    names = {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false"}
+    kind = field.annotation
+    union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    members = typing.get_args(kind) if union else (kind,)
+    shown: list[str] = []
+    for member in members:
+        if typing.get_origin(member) is typing.Literal:
+            shown += map(str, typing.get_args(member))
+        elif member is not type(None):
+            shown.append(names.get(member, str(member)))
+    return "|".join(shown)
+
+
+def _help(field: FieldInfo) -> str:
+    limits = [
+        f"{symbol} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, symbol in _LIMITS.items()
+        if hasattr(rule, name)
+    ]
+    default = "unset" if field.default is None else str(field.default).lower()
+    return f"{field.description} [{'; '.join([*limits, f'default {default}'])}]".replace("%", "%%")
+
+
+_LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _progress(items: list[Any], description: str) -> Iterable[Any]:
+    bar: Iterable[Any] = tqdm(items, desc=description, unit="sample", dynamic_ncols=True, mininterval=0.5)
+    return bar
+
+
+def _print(result: run.Result) -> None:
+    """Metrics, then findings, worst first."""
+    metrics = result.metrics()
+    print(f"\n{result.plan.stage.name} on {result.plan.machine} as {result.plan.profile.tag}")
+    for name, value in metrics.items():
+        if name.endswith(("_low", "_high")):
+            continue
+        ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
+        interval = "  [{:.4f}, {:.4f}]".format(*ends) if ends else ""
+        print(f"  {name:<22} {value:>12.4f}{interval}")
+    for name, reason in result.report.undefined.items():
+        print(f"  {name:<22}    undefined  {reason}")
+    for finding in result.findings:
+        print(f"  {finding.level.upper():<4}  {finding.code}: {finding.message}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Hardware profiles: what this machine is, which profile fits it, and the defaults that come with it."""
+
+from __future__ import annotations
+
+import difflib
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.stage import BadInput
+
+FOLDER = Path(__file__).parent.parent / "hardware"
+Device = Literal["cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was found: devices best first, the accelerator's (else the processor's) name, how many, its memory."""
+
+    devices: tuple[Device, ...]
+    name: str
+    processor: str
+    count: int
+    memory_gb: float
+
+    def __str__(self) -> str:
+        return f"{self.name} ({'/'.join(self.devices)}, {self.processor}, {self.count} x {self.memory_gb:.0f} GiB)"
+
+
+class Match(BaseModel):
+    """How a profile recognises its machine; what is left out fits any."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    device: Device
+    processors: tuple[str, ...] = ()
+    name: str | None = None  # regular expression, searched in the device's name
+
+
+class Profile(BaseModel):
+    """One machine, or one kind: its tag, how it is recognised, and defaults for stages' settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tag: str
+    description: str
+    match: Match
+    defaults: dict[str, bool | int | float | str] = {}
+
+    def fits(self, machine: Machine) -> bool:
+        """Whether `machine` is of this profile's kind."""
+        match = self.match
+        return (
+            match.device in machine.devices
+            and (not match.processors or machine.processor in match.processors)
+            and (match.name is None or re.search(match.name, machine.name, re.IGNORECASE) is not None)
+        )
+
+
+def load_profiles(folder: Path = FOLDER) -> list[Profile]:
+    """Every profile of the folder, by file name; BadInput names the file that does not validate."""
+    profiles = []
+    for file in sorted(folder.glob("*.yaml")):
+        try:
+            profiles.append(Profile.model_validate(yaml.safe_load(file.read_text())))
+        except (ValidationError, yaml.YAMLError) as error:
+            raise BadInput(f"hardware profile {file.name}: {' '.join(str(error).split())}") from error
+    return profiles
+
+
+def find_machine() -> Machine:
+    """Look at this machine through torch: CUDA before MPS before the processor."""
+    import psutil
+    import torch
+
+    processor = platform.machine()
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Machine(
+            ("cuda", "cpu"), properties.name, processor, torch.cuda.device_count(), properties.total_memory / 2**30
+        )
+    memory = psutil.virtual_memory().total / 2**30
+    devices: tuple[Device, ...] = ("mps", "cpu") if torch.backends.mps.is_available() else ("cpu",)
+    return Machine(devices, _processor_name(), processor, 1, memory)
+
+
+def choose_profile(tag: str, machine: Machine, profiles: list[Profile]) -> Profile:
+    """The profile of that tag, or for `auto` the first that fits: better devices first, named ones before generic."""
+    if tag == "auto":
+        ranked = sorted(profiles, key=lambda p: (_rank(p, machine), p.match.name is None))
+        if fitting := [profile for profile in ranked if profile.fits(machine)]:
+            return fitting[0]
+        raise BadInput(f"hardware = auto: no profile fits {machine}; add one to {FOLDER.name}/")
+    by_tag = {profile.tag: profile for profile in profiles}
+    if tag not in by_tag:
+        near = difflib.get_close_matches(tag, by_tag, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BadInput(f"hardware = {tag}: no such profile; there are auto, {', '.join(by_tag)}{hint}")
+    if not by_tag[tag].fits(machine):
+        raise BadInput(f"hardware = {tag}: this machine is {machine}; use hardware=auto")
+    return by_tag[tag]
+
+
+def _rank(profile: Profile, machine: Machine) -> int:
+    found = machine.devices
+    return found.index(profile.match.device) if profile.match.device in found else len(found)
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,237 @@
+"""One configuration from its settings to an audited result: resolve -> infer or replay -> score -> audit."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from harness import cache, hardware
+from harness.audit import audit, verdict
+from harness.measure import Clock
+from harness.stage import BadInput, Context, Finding, Params, Records, Report, Stage
+
+Progress = Callable[[list[Any], str], Iterable[Any]]
+P = TypeVar("P", bound=Params)
+
+_PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pandas", "scipy", "bitsandbytes", "mlflow")
+_CACHE_PACKAGES = ("torch", "transformers", "bitsandbytes")
+
+
+class RunOptions(Params):
+    """Settings of a run that no stage knows."""
+
+    records: str | None = Field(None, description="score these records instead of running the model: a parquet of"
+                                " save_records, or a file of features that the stage can import")  # fmt: skip
+    save_records: str | None = Field(None, description="write the records to this parquet file")
+    report: str | None = Field(None, description="write the whole report to this JSON file")
+    hardware: str = Field("auto", description="hardware profile: `auto`, or the tag of a file in hardware/")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in inference")
+    cache: Literal["use", "refresh", "off"] = Field(
+        "use", description="take records from the cache, measure again and replace them, or leave the cache alone"
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run; `origins` says for each setting where its value came from."""
+
+    stage: Stage[Any, Any]
+    options: RunOptions
+    infer: Params | None  # None: records made elsewhere are scored, by settings unknown here
+    score: Params
+    profile: hardware.Profile
+    machine: hardware.Machine
+    origins: dict[str, str]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting in force by name, inference before scoring; what was left unset is missing."""
+        infer = self.infer.model_dump() if self.infer else {}
+        values = infer | self.score.model_dump() | self.options.model_dump(include={"records", "seed"})
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Result:
+    """All there is to say about one run."""
+
+    plan: Plan
+    records: Records
+    report: Report
+    findings: list[Finding]
+    digests: dict[str, str]
+    environment: dict[str, str]
+    replayed: bool
+
+    def metrics(self) -> dict[str, float]:
+        """Quality and cost in one flat set."""
+        return self.report.metrics | (self.records.cost.metrics() if self.records.cost else {})
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole result as plain JSON values."""
+        settings, cost = self.plan.settings, self.records.cost
+        return {
+            "stage": self.plan.stage.name,
+            "metrics": self.report.metrics,
+            "undefined": self.report.undefined,
+            "audit": verdict(self.findings),
+            "findings": [vars(finding) for finding in self.findings],
+            "params": {name: {"value": value, "origin": self.plan.origins[name]} for name, value in settings.items()},
+            "cost": vars(cost) | {"samples_per_min": cost.metrics().get("samples_per_min")} if cost else None,
+            "counts": self.records.origin.get("counts", {}),
+            "replayed": self.replayed,
+            "digests": self.digests,
+            "environment": self.environment,
+        }
+
+
+def execute(plan: Plan, progress: Progress) -> Result:
+    """Run one configuration; quality is the same whether its records are fresh, cached or read from a file."""
+    records, digests, replayed = _records(plan, progress)
+    _require_sound(records)
+    if plan.options.save_records:
+        cache.write(records, Path(plan.options.save_records))
+    report = plan.stage.score(records, plan.score)
+    findings = audit(plan.stage, records, report, plan.score, replayed)
+    digests["config"] = _digest(plan.settings)
+    result = Result(plan, records, report, findings, digests, environment(plan.machine), replayed)
+    if plan.options.report:
+        write_json(Path(plan.options.report), result.as_json())
+    return result
+
+
+def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[hardware.Profile]) -> Plan:
+    """Settle every setting: what was given, before the hardware profile's default, before the stage's.
+
+    Raises BadInput with one line for an unknown name, a value that its field forbids, or a clash.
+    """
+    models: tuple[type[Params], ...] = (RunOptions, stage.infer_params, stage.score_params)
+    known = {name: model for model in models for name in model.model_fields}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise BadInput(f"{stage.name} has no setting {name}; {hint}")
+    options = _validate(RunOptions, stage, given, "given")
+    machine = hardware.find_machine()
+    profile = hardware.choose_profile(options.hardware, machine, profiles)
+    defaults = {name: value for name, value in profile.defaults.items() if name in known}
+    origins = dict.fromkeys(known, "default")
+    origins |= dict.fromkeys(defaults, f"hardware {profile.tag}") | dict.fromkeys(given, "given")
+    infer = _validate(stage.infer_params, stage, defaults | dict(given), "given or by hardware")
+    score = _validate(stage.score_params, stage, defaults | dict(given), "given or by hardware")
+    if options.records:
+        if useless := [name for name in given if name in stage.infer_params.model_fields]:
+            raise BadInput(
+                f"{useless[0]} = {given[useless[0]]} cannot change records={options.records}, which are scored as they"
+                " are; leave out one of the two"
+            )
+        return Plan(stage, options, None, score, profile, machine, origins)
+    return Plan(stage, options, infer, score, profile, machine, origins)
+
+
+def environment(machine: hardware.Machine) -> dict[str, str]:
+    """What a reader needs to compare two runs: versions, device, code commit."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "device": str(machine)}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found | {"commit": _commit()}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON; BadInput where the place does not allow it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise BadInput(f"report = {path}: cannot be written: {error.strerror}") from error
+
+
+def _records(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], bool]:
+    """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
+    if plan.infer is None:
+        return *_read(plan.stage, Path(str(plan.options.records)).expanduser()), True
+    digests = dict(plan.stage.inputs(plan.infer))
+    name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, _surroundings(plan))
+    if plan.options.cache == "use" and (kept := cache.find(name)):
+        return kept, digests, True
+    device = plan.profile.match.device
+    clock = Clock(plan.profile.tag, device)
+    records = plan.stage.infer(plan.infer, Context(plan.profile, device, plan.options.seed, clock, progress))
+    records.origin.update(infer=plan.infer.model_dump(), digests=digests)
+    if plan.options.cache != "off":
+        cache.keep(name, records)
+    return records, digests, False
+
+
+def _read(stage: Stage[Any, Any], path: Path) -> tuple[Records, dict[str, str]]:
+    if not path.is_file():
+        raise BadInput(f"records = {path}: no such file; a parquet of save_records, or features made elsewhere")
+    if path.suffix == ".parquet":
+        records = cache.read(path)
+    elif stage.read is not None:
+        records = stage.read(path)
+    else:
+        raise BadInput(f"records = {path}: {stage.name} reads parquet files only")
+    with path.open("rb") as stream:
+        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    return records, records.origin.get("digests") or {"data": content}
+
+
+def _require_sound(records: Records) -> None:
+    """Refuse empty records, and features that are not finite: no score can be computed from them."""
+    frame = records.frame
+    if frame.empty:
+        raise BadInput("the records hold no row")
+    numbers = frame.select_dtypes("number")
+    bad = ~np.isfinite(numbers.to_numpy(float))
+    if bad.any():
+        row, column = (int(place[0]) for place in np.nonzero(bad))
+        raise BadInput(
+            f"the records hold {bad.sum()} values that are not finite, the first in row {row}, column"
+            f" {numbers.columns[column]}; features must be finite (a lower precision may have overflowed)"
+        )
+
+
+def _validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], how: str) -> P:
+    try:
+        return model.model_validate({name: value for name, value in values.items() if name in model.model_fields})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        rule = first["msg"].removeprefix("Input ").replace("should", "must")
+        raise BadInput(f"{stage.name}: {name} = {values[name]} ({how}): {rule}") from error
+
+
+def _surroundings(plan: Plan) -> dict[str, str]:
+    packages = {name: value for name, value in environment(plan.machine).items() if name in _CACHE_PACKAGES}
+    return packages | {"hardware": plan.profile.tag, "device": plan.machine.name}
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _commit() -> str:
+    """The commit of this checkout, with `+changes` when the tree differs from it."""
+    root = Path(__file__).parent.parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: not a git checkout"
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

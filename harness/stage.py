@@ -1,0 +1,139 @@
+"""The whole vocabulary of rigsweep: what a stage is and what flows through it.
+
+infer (expensive, cached, timed) -> Records -> score (cheap, pure) -> Report -> audit -> Findings
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from harness.measure import Clock, Cost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from harness.hardware import Profile
+
+Direction = Literal["maximize", "minimize", "none"]
+Level = Literal["info", "warn", "fail"]
+
+
+class BadInput(ValueError):
+    """Something the user can mend; its text is one line that says what, where and what is allowed."""
+
+
+class Undefined(ValueError):
+    """A metric that these data do not define; its text is the reason, a clause that follows "because"."""
+
+
+class Params(BaseModel):
+    """Settings of one half of a stage: frozen, flat, scalar, each with bounds and a description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number in a Report means; `chance` is what guessing reaches.
+
+    `baseline_of` marks a trivial predictor's value of another metric.  A metric `x` may be reported with the
+    ends of its interval, `x_low` and `x_high`, and by part, as `x/part`.
+    """
+
+    name: str
+    unit: str
+    direction: Direction
+    summary: str
+    chance: float | None = None
+    baseline_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about whether a result may be believed, with what to do about it."""
+
+    level: Level
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Records:
+    """What infer observed: one row an observation, what it cost to get (None: unknown), where it came from.
+
+    `origin` is plain JSON; `counts` (name -> how many were read, kept, cut …) is there for every stage.
+    """
+
+    frame: pd.DataFrame
+    cost: Cost | None
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What score concluded.
+
+    A metric is in `metrics` (finite) or in `undefined` (with the reason), never both.  `figures` are drawn
+    only when called, so that a sweep of thousands of scores never pays for a picture.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    figures: dict[str, Callable[[], Figure]] = field(default_factory=dict)
+
+    def measure(self, name: str, compute: Callable[[], float]) -> None:
+        """File what `compute` returns under `metrics`, or its reason for raising Undefined under `undefined`."""
+        try:
+            value = float(compute())
+        except Undefined as reason:
+            self.undefined[name] = str(reason)
+            return
+        if math.isfinite(value):
+            self.metrics[name] = value
+        else:
+            self.undefined[name] = f"the computation gave {value}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What infer may know of its surroundings; `progress(items, description)` passes a list on and shows a bar."""
+
+    hardware: Profile
+    device: str
+    seed: int
+    clock: Clock
+    progress: Callable[[list[Any], str], Iterable[Any]]
+
+
+I = TypeVar("I", bound=Params)  # noqa: E741 - the letters of the design: I for infer, S for score
+S = TypeVar("S", bound=Params)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[I, S]):
+    """One pipeline: an expensive model pass followed by a cheap decision.
+
+    `inputs` digests whatever `infer` reads (name -> digest), so that a cache key follows content, not names.
+    `read` imports records that another program made.  The first of `metrics` is the headline.
+    `feature_ranges` maps the prefix of feature columns to the closed range that their values must lie in.
+    """
+
+    name: str
+    summary: str
+    infer_params: type[I]
+    score_params: type[S]
+    inputs: Callable[[I], Mapping[str, str]]
+    infer: Callable[[I, Context], Records]
+    score: Callable[[Records, S], Report]
+    metrics: tuple[Metric, ...]
+    feature_ranges: Callable[[Records], Mapping[str, tuple[float, float]]]
+    audits: tuple[Callable[[Records, Report, S], Iterable[Finding]], ...] = ()
+    read: Callable[[Path], Records] | None = None
