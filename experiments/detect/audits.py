@@ -1,0 +1,58 @@
+"""What only `detect` can doubt about its own result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from experiments import statistics
+from experiments.detect.params import DetectScore
+from harness.stage import Finding, Records, Report
+
+
+def in_sample(records: Records, report: Report, params: DetectScore) -> Iterator[Finding]:
+    """The published protocol chooses and judges on the same responses."""
+    if params.protocol == "published":
+        yield Finding(
+            "warn",
+            "in_sample",
+            "protocol=published chooses heads, layers and threshold on the responses it is judged on, as papers did;"
+            " quote auc_out_of_fold, or run protocol=crossfit, for what to expect on new data",
+        )
+
+
+def uninformative_features(records: Records, report: Report, params: DetectScore) -> Iterator[Finding]:
+    """A whole kind of feature in which no column's interval clears 0.5 carries nothing."""
+    frame = records.frame
+    labels = frame["label"].to_numpy()
+    if labels.min() == labels.max():
+        return
+    clusters = pd.factorize(frame["group"])[0]
+    for kind, target in (("ecs", 1 - labels), ("pks", labels)):
+        columns = frame.filter(regex=f"^{kind}_")
+        if columns.empty:
+            continue
+        aucs = statistics.column_aucs(target, columns.to_numpy(float))
+        best = int(aucs.argmax())
+        low, _ = statistics.auc_interval(target, columns.iloc[:, best].to_numpy(float), clusters, params.fold_seed)
+        if low <= 0.5:
+            yield Finding(
+                "warn",
+                f"{kind}_uninformative",
+                f"no {kind.upper()} column separates the spans: the best, {columns.columns[best]}, has AUC"
+                f" {aucs[best]:.3f} with an interval from {low:.3f}; set its weight"
+                f" ({'alpha' if kind == 'ecs' else 'm'}) to 0 and see whether anything is lost",
+            )
+
+
+def single_part(records: Records, report: Report, params: DetectScore) -> Iterator[Finding]:
+    """A combination that one of its two parts beats alone has gained nothing."""
+    for part in ("auc_ecs", "auc_pks"):
+        if part in report.metrics and "auc" in report.metrics and report.metrics[part] >= report.metrics["auc"]:
+            yield Finding(
+                "warn",
+                "part_beats_whole",
+                f"{part} {report.metrics[part]:.3f} alone is as good as the combination's {report.metrics['auc']:.3f};"
+                " the other part adds nothing at these weights",
+            )

@@ -1,0 +1,343 @@
+"""Records -> Report: choose heads and layers, combine ECS and PKS, judge the detector out of fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_selection import mutual_info_classif
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from experiments import statistics
+from experiments.detect import figures
+from experiments.detect.params import DetectScore
+from experiments.statistics import Floats, Ints
+from harness.stage import BadInput, Records, Report, Undefined
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Records as arrays: n spans (or tokens) of r responses; `response` (n,) numbers the response of each span."""
+
+    ecs: pd.DataFrame
+    pks: pd.DataFrame
+    label: Ints
+    response: Ints
+    responses: pd.DataFrame  # r rows: id, label, source, length, task where the data name one
+
+    def take(self, chosen: Ints) -> Spans:
+        """The spans of the chosen responses, renumbered in the order given by `self`."""
+        keep = np.isin(self.response, chosen)
+        _, renumbered = np.unique(self.response[keep], return_inverse=True)
+        return Spans(self.ecs[keep], self.pks[keep], self.label[keep], renumbered, self.responses.iloc[np.sort(chosen)])
+
+    def mean(self, values: Floats) -> Floats:
+        """Mean of span values (n,) over each response: (r,)."""
+        return np.asarray(np.bincount(self.response, values) / np.bincount(self.response), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Higher means more hallucinated: a score for each response (r,), and what else the detector can tell."""
+
+    response: Floats
+    parts: dict[str, Floats] = field(default_factory=dict)  # "span" (n,), "ecs" and "pks" alone (r,)
+    chosen: tuple[str, ...] = ()  # the columns that were selected
+
+
+Detector = Callable[[Spans], Scores]
+Fit = Callable[[Spans, DetectScore], Detector]
+
+
+def read_spans(frame: pd.DataFrame) -> Spans:
+    """Split records into features, labels and responses; a response is hallucinated when any of its spans is."""
+    ecs, pks = (frame.filter(regex=f"^{prefix}") for prefix in ("ecs_", "pks_"))
+    response, ids = pd.factorize(frame["group"])
+    columns = {"label": "max"} | {name: "first" for name in ("source", "task") if name in frame}
+    responses = frame.groupby(response).agg(columns).assign(id=ids)
+    responses["source"] = responses.get("source", responses["id"])
+    lengths = frame["length"] if "length" in frame else pd.Series(1, index=frame.index)
+    responses["length"] = lengths.groupby(response).sum()
+    return Spans(ecs, pks, frame["label"].to_numpy(np.int64), response.astype(np.int64), responses)
+
+
+# --- detectors: each learns from training spans and returns a function that scores any spans -------------------
+
+
+def fit_linear(train: Spans, params: DetectScore) -> Detector:
+    """The published combination: m * PKS - alpha * ECS, each a min-max scaled sum of the chosen columns."""
+    heads = _choose_heads(train, params)
+    layers = _best_columns(train.pks, train.label, params.top_k, params)
+    scale_ecs, scale_pks = _min_max(_sum(train.ecs, heads)), _min_max(_sum(train.pks, layers))
+
+    def score(spans: Spans) -> Scores:
+        ecs, pks = scale_ecs(_sum(spans.ecs, heads)), scale_pks(_sum(spans.pks, layers))
+        span = params.m * pks - params.alpha * ecs
+        parts = {"span": span, "ecs": spans.mean(-ecs), "pks": spans.mean(pks)}
+        return Scores(spans.mean(span), parts, (*heads, *layers))
+
+    return score
+
+
+def fit_logistic(train: Spans, params: DetectScore) -> Detector:
+    """Strongly regularised logistic regression on each response's mean, max, min and std of every column.
+
+    PKS enters on a log scale, floored at the smallest positive value seen in training.
+    """
+    statistics.require_two_classes(train.responses["label"].to_numpy())
+    pks = train.pks.to_numpy()
+    floor = float(np.min(pks, where=pks > 0, initial=1.0))
+    heads = _names(train.ecs) if params.heads == "auto" else _choose_heads(train, params)
+
+    def features(spans: Spans) -> Floats:
+        table = pd.concat([spans.ecs[heads], spans.pks.clip(lower=floor).apply(np.log)], axis=1)
+        grouped = table.groupby(spans.response)
+        return np.hstack([grouped.mean(), grouped.max(), grouped.min(), grouped.std(ddof=0)])
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    model.fit(features(train), train.responses["label"])
+    return lambda spans: Scores(model.predict_proba(features(spans))[:, 1])
+
+
+def fit_ensemble(train: Spans, params: DetectScore) -> Detector:
+    """Mean of the linear and the logistic detector, each put on its rank among the training scores."""
+    members = [fit(train, params) for fit in (fit_linear, fit_logistic)]
+    references = [np.sort(member(train).response) for member in members]
+
+    def score(spans: Spans) -> Scores:
+        ranks = [
+            np.searchsorted(reference, member(spans).response, side="right") / len(reference)
+            for member, reference in zip(members, references, strict=True)
+        ]
+        return Scores(np.mean(ranks, axis=0))
+
+    return score
+
+
+def fit_length(train: Spans, params: DetectScore) -> Detector:
+    """Trivial baseline: the length of a response, longer or shorter being worse as training says."""
+    del params
+    lengths = train.responses["length"].to_numpy(np.float64)
+    sign = 1.0 if statistics.auc(train.responses["label"].to_numpy(), lengths) >= 0.5 else -1.0
+    return lambda spans: Scores(sign * spans.responses["length"].to_numpy(np.float64))
+
+
+def fit_task(train: Spans, params: DetectScore) -> Detector:
+    """Trivial baseline: the share of hallucinated training responses of the same task."""
+    del params
+    if "task" not in train.responses:
+        raise Undefined("the data name no tasks")
+    if train.responses["task"].nunique() < 2:
+        raise Undefined(f"every response has task {train.responses['task'].iloc[0]}")
+    rates = train.responses.groupby("task")["label"].mean()
+    prior = train.responses["label"].mean()
+    return lambda spans: Scores(spans.responses["task"].map(rates).fillna(prior).to_numpy(np.float64))
+
+
+_FITS: dict[str, Fit] = {"linear": fit_linear, "logistic": fit_logistic, "ensemble": fit_ensemble}
+
+
+def _choose_heads(train: Spans, params: DetectScore) -> list[str]:
+    if params.heads == "auto":
+        return _best_columns(train.ecs, 1 - train.label, params.top_n, params)
+    if params.heads == "all":
+        return _names(train.ecs)
+    names = ["ecs_" + pair.replace(".", "_") for pair in params.heads.split(",")]
+    if missing := [name for name in names if name not in train.ecs]:
+        raise BadInput(
+            f"heads = {params.heads}: no column {missing[0]} in the records, which hold {len(train.ecs.columns)} heads"
+            f" from {train.ecs.columns[0]} to {train.ecs.columns[-1]}"
+        )
+    return names
+
+
+def _best_columns(columns: pd.DataFrame, label: Ints, count: int, params: DetectScore) -> list[str]:
+    """The `count` columns that tell label 1 best on these spans, best first; earlier columns win ties."""
+    if params.select == "auc":
+        worth = statistics.column_aucs(label, columns.to_numpy())
+    else:
+        statistics.require_two_classes(label)
+        worth = mutual_info_classif(columns.to_numpy(), label, random_state=params.fold_seed)
+    return [str(columns.columns[i]) for i in np.argsort(-worth, kind="stable")[:count]]
+
+
+def _names(columns: pd.DataFrame) -> list[str]:
+    return [str(name) for name in columns]
+
+
+def _sum(columns: pd.DataFrame, names: list[str]) -> Floats:
+    return np.asarray(columns[names].to_numpy(np.float64).sum(axis=1), dtype=np.float64)
+
+
+def _min_max(reference: Floats) -> Callable[[Floats], Floats]:
+    """Scale so that the reference spans 0 to 1; a constant reference scales to 0, and the audit names it."""
+    low, width = reference.min(), np.ptp(reference)
+    return lambda values: (values - low) / width if width > 0 else np.zeros_like(values)
+
+
+# --- protocols: who is scored by a detector that has seen what ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scores of every response, its call (r,) at the threshold, and in how many of the fits a column was chosen."""
+
+    scores: Scores
+    called: Ints
+    picks: dict[str, float]
+
+
+Judge = Callable[[Spans, Fit, DetectScore], Judged]
+
+
+def in_sample(spans: Spans, fit: Fit, params: DetectScore) -> Judged:
+    """Fit, threshold included, and score on the same responses, as published results are."""
+    scores = fit(spans, params)(spans)
+    called = _call(scores.response, scores.response, spans.responses["label"].to_numpy(), params)
+    return Judged(scores, called, dict.fromkeys(scores.chosen, 1.0))
+
+
+def out_of_fold(spans: Spans, fit: Fit, params: DetectScore) -> Judged:
+    """Score every response by a detector fitted, threshold included, on folds that hold neither it nor its prompt."""
+    labels = spans.responses["label"].to_numpy()
+    response, called = np.empty(len(labels)), np.empty(len(labels), dtype=np.int64)
+    parts: dict[str, Floats] = {}
+    picks: dict[str, float] = {}
+    for train, test in _folds(spans, params):
+        detect = fit(spans.take(train), params)
+        scores = detect(spans.take(test))
+        response[test] = scores.response
+        called[test] = _call(scores.response, detect(spans.take(train)).response, labels[train], params)
+        for name, values in scores.parts.items():
+            where = np.isin(spans.response, test) if name == "span" else test
+            parts.setdefault(name, np.empty(len(spans.label) if name == "span" else len(labels)))[where] = values
+        for name in scores.chosen:
+            picks[name] = picks.get(name, 0.0) + 1 / params.folds
+    return Judged(Scores(response, parts), called, picks)
+
+
+_JUDGES: dict[str, Judge] = {"crossfit": out_of_fold, "published": in_sample}
+
+
+def _folds(spans: Spans, params: DetectScore) -> list[tuple[Ints, Ints]]:
+    """Training and test responses of each fold; responses to one prompt stay together."""
+    labels, sources = spans.responses["label"].to_numpy(), spans.responses["source"].to_numpy()
+    statistics.require_two_classes(labels)
+    fewest = min(len(np.unique(sources[labels == value])) for value in (0, 1))
+    if fewest < params.folds:
+        raise Undefined(f"{params.folds} folds need {params.folds} prompts of each label, and one label has {fewest}")
+    splitter = StratifiedGroupKFold(params.folds, shuffle=True, random_state=params.fold_seed)
+    return [(np.sort(train), np.sort(test)) for train, test in splitter.split(labels, labels, sources)]
+
+
+def _call(scores: Floats, reference: Floats, labels: Ints, params: DetectScore) -> Ints:
+    """1 where a score reaches the threshold: the given one, or the F1-best of the reference scores."""
+    threshold = params.threshold
+    if threshold == "auto":
+        threshold = statistics.best_f1_threshold(labels, reference)
+    return (scores >= threshold).astype(np.int64)
+
+
+# --- the report ----------------------------------------------------------------------------------------------------
+
+
+def score(records: Records, params: DetectScore) -> Report:
+    """Judge the detector that `params` describe on `records`, beside what trivial predictors reach."""
+    spans = read_spans(records.frame)
+    labels = spans.responses["label"].to_numpy()
+    fit, judge = _FITS[params.scorer], _JUDGES[params.protocol]
+    judged = cache(partial(judge, spans, fit, params))
+    report = Report()
+    _measure_ranking(report, spans, judged, params)
+    _measure_decisions(report, labels, judged)
+    report.measure("auc_in_sample", lambda: statistics.auc(labels, in_sample(spans, fit, params).scores.response))
+    report.measure("auc_out_of_fold", lambda: statistics.auc(labels, out_of_fold(spans, fit, params).scores.response))
+    report.measure("optimism", lambda: _difference(report, "auc_in_sample", "auc_out_of_fold"))
+    report.measure("auc_length", lambda: statistics.auc(labels, judge(spans, fit_length, params).scores.response))
+    report.measure("auc_task", lambda: statistics.auc(labels, judge(spans, fit_task, params).scores.response))
+    if "auc" in report.metrics:
+        _measure_tasks(report, spans, judged(), params)
+        _tabulate(report, spans, judged())
+    return report
+
+
+def _measure_ranking(report: Report, spans: Spans, judged: Callable[[], Judged], params: DetectScore) -> None:
+    labels = spans.responses["label"].to_numpy()
+    sources = pd.factorize(spans.responses["source"])[0]
+
+    def part(name: str) -> Floats:
+        if name not in (parts := judged().scores.parts):
+            raise Undefined(f"scorer={params.scorer} has no {name} score of its own")
+        return parts[name]
+
+    interval = cache(lambda: statistics.auc_interval(labels, judged().scores.response, sources, params.fold_seed))
+    report.measure("auc", lambda: statistics.auc(labels, judged().scores.response))
+    report.measure("auc_low", lambda: interval()[0])
+    report.measure("auc_high", lambda: interval()[1])
+    report.measure("pcc", lambda: statistics.pearson(judged().scores.response, labels.astype(np.float64)))
+    report.measure("span_auc", lambda: statistics.auc(spans.label, part("span")))
+    report.measure("auc_ecs", lambda: statistics.auc(labels, part("ecs")))
+    report.measure("auc_pks", lambda: statistics.auc(labels, part("pks")))
+
+
+def _measure_decisions(report: Report, labels: Ints, judged: Callable[[], Judged]) -> None:
+    def precision() -> float:
+        if not judged().called.any():
+            raise Undefined("no response was called hallucinated")
+        return float(precision_score(labels, judged().called))
+
+    prevalence = float(labels.mean())
+    report.measure("prevalence", lambda: prevalence)
+    report.measure("precision", precision)
+    report.measure("recall", lambda: float(recall_score(labels, judged().called)))
+    report.measure("f1", lambda: float(f1_score(labels, judged().called)))
+    report.measure("accuracy", lambda: float(accuracy_score(labels, judged().called)))
+    report.measure("f1_prior", lambda: 2 * prevalence / (1 + prevalence))
+    report.measure("accuracy_prior", lambda: max(prevalence, 1 - prevalence))
+
+
+def _measure_tasks(report: Report, spans: Spans, judged: Judged, params: DetectScore) -> None:
+    """AUC within each task, where knowing the task cannot help."""
+    if "task" not in spans.responses:
+        return
+    responses = spans.responses.assign(score=judged.scores.response)
+    for task, rows in responses.groupby("task"):
+        labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
+        sources = pd.factorize(rows["source"])[0]
+        name = f"auc_in_task/{task}"
+        report.measure(name, partial(statistics.auc, labels, scores))
+        if name in report.metrics:
+            low, high = statistics.auc_interval(labels, scores, sources, params.fold_seed)
+            report.metrics.update({f"{name}_low": low, f"{name}_high": high})
+
+
+def _tabulate(report: Report, spans: Spans, judged: Judged) -> None:
+    """The scored responses, every column's own worth over all spans, and the pictures of both."""
+    responses = spans.responses.assign(score=judged.scores.response, called=judged.called)
+    features = pd.concat([_worth(spans.ecs, 1 - spans.label), _worth(spans.pks, spans.label)])
+    features["picked"] = [judged.picks.get(name, 0.0) for name in features.index]
+    report.tables["responses"] = responses.reset_index(drop=True)
+    report.tables["features"] = features.rename_axis("column").reset_index()
+    labels, scores = responses["label"].to_numpy(), responses["score"].to_numpy()
+    report.figures["roc"] = partial(figures.roc, labels, scores)
+    report.figures["precision_recall"] = partial(figures.precision_recall, labels, scores)
+    report.figures["scores"] = partial(figures.distributions, labels, scores)
+    report.figures["auc_by_head_and_layer"] = partial(figures.worth, report.tables["features"])
+
+
+def _worth(columns: pd.DataFrame, label: Ints) -> pd.DataFrame:
+    return pd.DataFrame({"auc": statistics.column_aucs(label, columns.to_numpy())}, index=columns.columns)
+
+
+def _difference(report: Report, first: str, second: str) -> float:
+    for name in (first, second):
+        if name not in report.metrics:
+            raise Undefined(f"{name} is undefined: {report.undefined[name]}")
+    return report.metrics[first] - report.metrics[second]

@@ -1,0 +1,132 @@
+"""Language models behind one small interface, whether built in, in a folder or from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils import logging
+
+from harness.stage import BadInput
+
+BUILTIN = Path(__file__).with_name("reference")
+_WEIGHTS = ("*.safetensors", "*.bin")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model in evaluation mode, with its fast tokenizer."""
+
+    name: str
+    network: Any  # a transformers *ForCausalLM: its classes share no typed interface
+    tokenizer: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where input ids belong."""
+        return torch.device(self.network.get_input_embeddings().weight.device)
+
+    @property
+    def window(self) -> int:
+        """The most tokens the model was made for."""
+        return int(self.network.config.get_text_config().max_position_embeddings)
+
+    @cached_property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers, first to last."""
+        decoder = self.network.get_decoder()
+        if not hasattr(decoder, "layers"):
+            raise BadInput(f"model {self.name}: its {type(decoder).__name__} has no `layers`; {_SUPPORTED}")
+        return list(decoder.layers)
+
+    def before_ffn(self, layer: nn.Module) -> nn.Module:
+        """The norm of a layer whose input is the residual stream just before the feed-forward block."""
+        for name in ("pre_feedforward_layernorm", "post_attention_layernorm"):
+            if isinstance(norm := getattr(layer, name, None), nn.Module):
+                return norm
+        raise BadInput(f"model {self.name}: its {type(layer).__name__} has no norm before the FFN; {_SUPPORTED}")
+
+    def lens(self, states: torch.Tensor) -> torch.Tensor:
+        """Read residual states (..., hidden) through final norm and output head: logits (..., vocabulary)."""
+        decoder = self.network.get_decoder()
+        if not isinstance(norm := getattr(decoder, "norm", None), nn.Module):
+            raise BadInput(f"model {self.name}: its {type(decoder).__name__} has no final `norm`; {_SUPPORTED}")
+        logits: torch.Tensor = self.network.get_output_embeddings()(norm(states))
+        return logits
+
+
+_SUPPORTED = "supported are Llama, Mistral, Qwen and others laid out like them"
+
+
+def locate(name: str) -> Path:
+    """The folder that holds a model; BadInput where there is none or it lacks weights or tokenizer."""
+    folder = BUILTIN if name == "builtin" else Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(name)
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"model {name}: the folder has no config.json; a Hugging Face model folder is needed")
+    if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+        raise BadInput(f"model {name}: the folder has no weights; one of {', '.join(_WEIGHTS)} is needed")
+    return folder
+
+
+def digest(name: str) -> str:
+    """Content digest of a model: its hub commit, or SHA-256 over the files of its folder."""
+    folder = locate(name)
+    if folder.parent.name == "snapshots":  # the hub's own cache names a snapshot by its commit
+        return folder.name
+    total = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        with file.open("rb") as stream:
+            total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def load(name: str, precision: str, device: str, attention: str) -> LanguageModel:
+    """Load a model for evaluation on `device`, with the named attention implementation of transformers."""
+    folder = locate(name)
+    quantised = precision not in _DTYPES
+    options: dict[str, Any] = {"attn_implementation": attention, "local_files_only": True}
+    if quantised:
+        options |= {"quantization_config": _quantisation(precision), "device_map": {"": device}}
+    logging.disable_progress_bar()  # a bar over weights read in a second only hides the bar over samples
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        dtype = torch.bfloat16 if quantised else _DTYPES[precision]
+        network: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise BadInput(f"model {name}: cannot be loaded: {_first_line(error)}") from error
+    if not quantised:  # bitsandbytes has placed its weights by then
+        network.to(device)
+    if not getattr(tokenizer, "is_fast", False):
+        raise BadInput(f"model {name}: its tokenizer has no fast version, and character offsets need one")
+    return LanguageModel(name, network.eval(), tokenizer)
+
+
+def _quantisation(precision: str) -> Any:
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _from_hub(name: str) -> Path:
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise BadInput(f"model {name}: no such folder; a folder, `owner/name` of the Hugging Face hub or `builtin`")
+    try:
+        return Path(snapshot_download(name))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise BadInput(f"model {name}: neither a folder nor to be had from the hub: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
