@@ -81,7 +81,7 @@ def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Name
         for title, model in _groups(stage).items():
             group = command.add_argument_group(title)
             for name, field in model.model_fields.items():
-                group.add_argument(_flag(name), dest=name, metavar=_type_name(field), help=_help(field))
+                group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
     hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
     namespace, unknown = parser.parse_known_args(hyphenated)
     namespace.unknown = unknown
@@ -111,33 +111,32 @@ def _groups(stage: Stage[Any, Any]) -> dict[str, type[Params]]:
     }
 
 
-def _type_name(field: FieldInfo) -> str:
-    """The field's type as a user types it: choices in full, else text, int, number or true|false."""
+def describe(field: FieldInfo) -> tuple[str, list[str], str]:
+    """What a user may type for a field: its type or choices, its bounds, its default."""
     names = {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false"}
     kind = field.annotation
     union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-    members = typing.get_args(kind) if union else (kind,)
     shown: list[str] = []
-    for member in members:
+    for member in typing.get_args(kind) if union else (kind,):
         if typing.get_origin(member) is typing.Literal:
             shown += map(str, typing.get_args(member))
         elif member is not type(None):
             shown.append(names.get(member, str(member)))
-    return "|".join(shown)
+    bounds = [
+        f"{symbol} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, symbol in _BOUNDS.items()
+        if hasattr(rule, name)
+    ]
+    return "|".join(shown), bounds, "unset" if field.default is None else str(field.default).lower()
 
 
 def _help(field: FieldInfo) -> str:
-    limits = [
-        f"{symbol} {getattr(rule, name)}"
-        for rule in field.metadata
-        for name, symbol in _LIMITS.items()
-        if hasattr(rule, name)
-    ]
-    default = "unset" if field.default is None else str(field.default).lower()
-    return f"{field.description} [{'; '.join([*limits, f'default {default}'])}]".replace("%", "%%")
+    _, bounds, default = describe(field)
+    return f"{field.description} [{'; '.join([*bounds, f'default {default}'])}]".replace("%", "%%")
 
 
-_LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def _progress(items: list[Any], description: str) -> Iterable[Any]:

@@ -104,7 +104,7 @@ def execute(plan: Plan, progress: Progress) -> Result:
         cache.write(records, Path(plan.options.save_records))
     report = plan.stage.score(records, plan.score)
     findings = audit(plan.stage, records, report, plan.score, replayed)
-    digests["config"] = _digest(plan.settings)
+    digests["config"] = _digest({name: value for name, value in plan.settings.items() if name != "records"})
     result = Result(plan, records, report, findings, digests, environment(plan.machine), replayed)
     if plan.options.report:
         write_json(Path(plan.options.report), result.as_json())

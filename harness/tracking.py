@@ -71,6 +71,7 @@ def tracked(stage: str) -> Iterator[Tracked]:
         interrupted = isinstance(error, KeyboardInterrupt)
         reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
         run.client.set_tag(run.run_id, "error", reason[:_LONGEST])
+        run.client.set_tag(run.run_id, "mlflow.note.content", f"**Failed.** {reason}"[:_LONGEST])
         run.client.set_terminated(run.run_id, "KILLED" if interrupted else "FAILED")
         raise
     run.client.set_terminated(run.run_id, "FINISHED")

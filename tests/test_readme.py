@@ -1,0 +1,33 @@
+"""The README says what the program does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import STAGES
+from harness.__main__ import describe
+from harness.run import RunOptions
+from harness.stage import Params, Stage
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def rows(model: type[Params]) -> list[str]:
+    """One table row a field."""
+    shown = []
+    for name, field in model.model_fields.items():
+        kind, limits, default = describe(field)
+        allowed = ", ".join([kind.replace("|", " \\| "), *limits])
+        shown.append(f"| `{name}` | {allowed} | {default} | {field.description} |")
+    return shown
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_setting_of_a_stage_and_of_a_run_has_its_row_in_the_readme(stage: Stage[Any, Any]) -> None:
+    text = README.read_text()
+    expected = [*rows(stage.infer_params), *rows(stage.score_params), *rows(RunOptions)]
+    missing = [row for row in expected if row not in text]
+    assert not missing, "put these rows into the README:\n" + "\n".join(missing)
