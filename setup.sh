@@ -25,7 +25,8 @@ fi
 settings=$("$python" -m pip config list)
 hand_over() { # pip's setting, uv's variable, what separates several values there
   local value
-  value=$(sed -nE "s/^(:env:|install|global)\.$1='(.*)'\$/\2/p" <<<"$settings" | sed -E "1!d; s/(\\\\n| )+/${3:- }/g")
+  value=$(sed -nE "s/^(:env:|install|global)\.$1='(.*)'\$/\2/p" <<<"$settings" |
+    sed -E "1!d; s/^(\\\\n| )+//; s/(\\\\n| )+/${3:- }/g")
   if [ -n "$value" ] && [ -z "${!2:-}" ]; then export "$2=$value"; fi
 }
 hand_over find-links UV_FIND_LINKS ,
