@@ -8,21 +8,18 @@ Interpretability", ICLR 2025.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from experiments.detect.embed import Embed
 from experiments.detect.encode import Encoded, Span
 from experiments.models.language import LanguageModel
 
 Head = tuple[int, int]  # layer, head
-Embed = Callable[[list[str]], NDArray[np.float32]]  # texts -> (texts, dimensions), each of length 1
 TOP_SHARE = 0.1  # of the prompt's tokens, the most attended ones whose states ECS compares with at token level
 
 
@@ -118,32 +115,11 @@ def _ecs_of_tokens(passed: Passed, sample: Encoded, heads: list[Head]) -> NDArra
 @torch.no_grad()
 def _forward(model: LanguageModel, sample: Encoded) -> Passed:
     ids = torch.as_tensor(sample.ids, device=model.device)[None]
-    with _residuals(model) as (before, after):
+    with model.residuals() as (before, after):
         output = model.network(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
     return Passed(
         attention=[attention[0].float() for attention in output.attentions],
-        before_ffn=[model.lens(states[0]) for states in before],
-        after_ffn=[model.lens(states[0]) for states in after],
+        before_ffn=[model.lens(states) for states in before],
+        after_ffn=[model.lens(states) for states in after],
         last=output.hidden_states[-1][0].float(),
     )
-
-
-@contextmanager
-def _residuals(model: LanguageModel) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """Collect the residual stream (1, t, hidden) before and after the FFN of every layer, in order."""
-    before: list[torch.Tensor] = []
-    after: list[torch.Tensor] = []
-
-    def keep_input(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        before.append(inputs[0])
-
-    def keep_output(_: Any, __: Any, output: Any) -> None:
-        after.append(output[0] if isinstance(output, tuple) else output)
-
-    handles = [model.before_ffn(layer).register_forward_pre_hook(keep_input) for layer in model.layers]
-    handles += [layer.register_forward_hook(keep_output) for layer in model.layers]
-    try:
-        yield before, after
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,28 +45,70 @@ class LanguageModel:
     @cached_property
     def layers(self) -> list[nn.Module]:
         """The decoder layers, first to last."""
-        decoder = self.network.get_decoder()
-        if not hasattr(decoder, "layers"):
-            raise BadInput(f"model {self.name}: its {type(decoder).__name__} has no `layers`; {_SUPPORTED}")
-        return list(decoder.layers)
+        return list(self._part(self.network.get_decoder(), _LAYERS))
 
-    def before_ffn(self, layer: nn.Module) -> nn.Module:
-        """The norm of a layer whose input is the residual stream just before the feed-forward block."""
-        for name in ("pre_feedforward_layernorm", "post_attention_layernorm"):
-            if isinstance(norm := getattr(layer, name, None), nn.Module):
-                return norm
-        raise BadInput(f"model {self.name}: its {type(layer).__name__} has no norm before the FFN; {_SUPPORTED}")
+    @cached_property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last layer and the output head."""
+        norm: nn.Module = self._part(self.network.get_decoder(), _FINAL_NORM)
+        return norm
 
     def lens(self, states: torch.Tensor) -> torch.Tensor:
         """Read residual states (..., hidden) through final norm and output head: logits (..., vocabulary)."""
-        decoder = self.network.get_decoder()
-        if not isinstance(norm := getattr(decoder, "norm", None), nn.Module):
-            raise BadInput(f"model {self.name}: its {type(decoder).__name__} has no final `norm`; {_SUPPORTED}")
-        logits: torch.Tensor = self.network.get_output_embeddings()(norm(states))
+        logits: torch.Tensor = self.network.get_output_embeddings()(self.final_norm(states))
         return logits
 
+    @contextmanager
+    def residuals(self) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """Collect, while a forward pass runs, the residual stream (t, hidden) before and after each layer's FFN.
 
-_SUPPORTED = "supported are Llama, Mistral, Qwen and others laid out like them"
+        Where attention and FFN work side by side, the stream before the FFN is the layer's output less the FFN's.
+        """
+        before: list[torch.Tensor] = []
+        after: list[torch.Tensor] = []
+
+        def keep_input(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            before.append(inputs[0][0])
+
+        def keep_ffn(_: nn.Module, __: Any, output: torch.Tensor) -> None:
+            before.append(output[0])
+
+        def keep_output(_: nn.Module, __: Any, output: Any) -> None:
+            after.append((output[0] if isinstance(output, tuple) else output)[0])
+
+        def subtract_ffn(_: nn.Module, __: Any, output: Any) -> None:
+            keep_output(_, __, output)
+            before[-1] = after[-1] - before[-1]
+
+        handles = []
+        for layer in self.layers:
+            if getattr(layer, "use_parallel_residual", type(layer).__name__ in _PARALLEL):
+                handles.append(self._part(layer, ("mlp",)).register_forward_hook(keep_ffn))
+                handles.append(layer.register_forward_hook(subtract_ffn))
+            else:
+                handles.append(self._part(layer, _BEFORE_FFN).register_forward_pre_hook(keep_input))
+                handles.append(layer.register_forward_hook(keep_output))
+        try:
+            yield before, after
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _part(self, module: nn.Module, names: tuple[str, ...]) -> Any:
+        for name in names:
+            if isinstance(part := getattr(module, name, None), nn.Module):
+                return part
+        raise BadInput(
+            f"model {self.name}: its {type(module).__name__} has no part named {' or '.join(names)};"
+            " laid out like Llama, Mistral, Qwen, Gemma, Phi, GPT-2 or GPT-NeoX are supported"
+        )
+
+
+# What transformers calls the parts that ReDeEP looks at, in the architectures supported.
+_LAYERS = ("layers", "h")
+_FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+_BEFORE_FFN = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")  # its input is the residual stream
+_PARALLEL = {"PhiDecoderLayer"}  # GPT-NeoX says so itself, in `use_parallel_residual`
 
 
 def locate(name: str) -> Path:
