@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,20 +58,16 @@ def encode(
             break
         prompt, cut = _shorten(sample, prompt, offsets[:first, 0] - prompt_at, len(ids), window), True
     of_prompt = _covered(offsets[:first], prompt_at, prompt_at + len(prompt))
-    if np.isin(ids[of_prompt], model.tokenizer.all_special_ids).all():
-        raise BadInput(f"sample {sample.id}: its prompt holds no token besides padding and other special ones")
-    at = len(text)
+    if not model.tokenizer.decode(ids[of_prompt], skip_special_tokens=True).strip():
+        left = " (of what the window leaves of it)" if cut else ""
+        raise BadInput(f"sample {sample.id}: its prompt{left} holds no token besides blank, padding and special ones")
+    pieces = sentences(sample.response, span_chars)
     return Encoded(
         ids=ids,
         prompt_tokens=first,
-        prompt=[_span(prompt, piece, offsets[:first], prompt_at, ()) for piece in sentences(prompt, span_chars)],
-        response=[
-            _span(sample.response, piece, offsets, at, sample.spans) for piece in sentences(sample.response, span_chars)
-        ],
-        tokens=[
-            Span(sample.response[max(a - at, 0) : b - at], i, i + 1, _touches((a - at, b - at), sample.spans))
-            for i, (a, b) in enumerate(offsets.tolist()[first:], first)
-        ],
+        prompt=_spans(prompt, sentences(prompt, span_chars), offsets[:first], prompt_at, ()),
+        response=_spans(sample.response, pieces, offsets, len(text), sample.spans),
+        tokens=list(_tokens(sample, offsets, first, len(text))),
         cut=cut,
     )
 
@@ -125,11 +122,26 @@ def _covered(offsets: NDArray[np.int64], start: int, end: int) -> NDArray[np.int
     return np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
 
 
-def _span(
-    text: str, piece: tuple[int, int], offsets: NDArray[np.int64], at: int, marked: tuple[tuple[int, int], ...]
-) -> Span:
-    tokens = _covered(offsets, at + piece[0], at + piece[1])
-    return Span(text[slice(*piece)], int(tokens[0]), int(tokens[-1]) + 1, _touches(piece, marked))
+def _spans(
+    text: str, pieces: list[tuple[int, int]], offsets: NDArray[np.int64], at: int, marked: tuple[tuple[int, int], ...]
+) -> list[Span]:
+    """The pieces of `text`, which begins at `at`; one without a token of its own is left out."""
+    covered = [(piece, _covered(offsets, at + piece[0], at + piece[1])) for piece in pieces]
+    return [
+        Span(text[slice(*piece)], int(tokens[0]), int(tokens[-1]) + 1, _touches(piece, marked))
+        for piece, tokens in covered
+        if len(tokens)
+    ]
+
+
+def _tokens(sample: Sample, offsets: NDArray[np.int64], first: int, at: int) -> Iterator[Span]:
+    """The tokens of a response that begins at `at`; a character of several tokens is the text of their first."""
+    told = at
+    for i, (start, end) in enumerate(offsets.tolist()[first:], first):
+        if end > at:  # unlike a special token that the tokenizer appends
+            label = _touches((start - at, end - at), sample.spans)
+            yield Span(sample.response[told - at : end - at], i, i + 1, label)
+            told = end
 
 
 def _touches(piece: tuple[int, int], marked: tuple[tuple[int, int], ...]) -> int:
