@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from sklearn.metrics import precision_recall_curve
 
 from harness.stage import Undefined
 
@@ -40,8 +41,10 @@ def auc(labels: Ints, scores: Floats) -> float:
     return float(column_aucs(labels, scores[:, None])[0])
 
 
-def auc_interval(labels: Ints, scores: Floats, clusters: Ints, seed: int, resamples: int = 2000) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the AUROC; whole clusters (n,) are resampled, not rows.
+def auc_interval(
+    labels: Ints, scores: Floats, clusters: NDArray[Any], seed: int, resamples: int = 2000
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the AUROC; whole clusters, named by `clusters` (n,), are resampled.
 
     Resamples that hold one class only are left out.
     """
@@ -49,6 +52,8 @@ def auc_interval(labels: Ints, scores: Floats, clusters: Ints, seed: int, resamp
     rng = np.random.default_rng(seed)
     _, cluster = np.unique(clusters, return_inverse=True)
     n_clusters = int(cluster.max()) + 1
+    if n_clusters < 2:
+        raise Undefined("everything comes from one source, which says nothing about how others would differ")
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # one bin for each distinct score
     positives = labels[order] == 1
@@ -68,9 +73,12 @@ def auc_interval(labels: Ints, scores: Floats, clusters: Ints, seed: int, resamp
 def best_f1_threshold(labels: Ints, scores: Floats) -> float:
     """The score (n,) at and above which calling 1 gives the highest F1; the lowest such score on a tie."""
     require_two_classes(labels)
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
-    return float(thresholds[int(np.argmax(f1[:-1]))])
+    order = np.argsort(-scores)
+    thresholds = scores[order]
+    called = np.flatnonzero(np.diff(thresholds, append=-np.inf)) + 1  # how many reach each distinct score
+    hits = np.cumsum(labels[order])[called - 1]
+    f1 = 2 * hits / (called + labels.sum())  # a quotient of counts, so that ties are exact
+    return float(thresholds[called[f1 == f1.max()][-1] - 1])
 
 
 def pearson(x: Floats, y: Floats) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pandas as pd
-
 from experiments import statistics
 from experiments.detect.params import DetectScore
 from harness.stage import Finding, Records, Report
@@ -26,16 +24,16 @@ def uninformative_features(records: Records, report: Report, params: DetectScore
     """A whole kind of feature in which no column's interval clears 0.5 carries nothing."""
     frame = records.frame
     labels = frame["label"].to_numpy()
-    if labels.min() == labels.max():
+    sources = frame.get("source", frame["group"]).to_numpy()
+    if len(set(labels)) < 2 or len(set(sources)) < 2:
         return
-    clusters = pd.factorize(frame["group"])[0]
     for kind, target in (("ecs", 1 - labels), ("pks", labels)):
         columns = frame.filter(regex=f"^{kind}_")
         if columns.empty:
             continue
         aucs = statistics.column_aucs(target, columns.to_numpy(float))
         best = int(aucs.argmax())
-        low, _ = statistics.auc_interval(target, columns.iloc[:, best].to_numpy(float), clusters, params.fold_seed)
+        low, _ = statistics.auc_interval(target, columns.iloc[:, best].to_numpy(float), sources, params.fold_seed)
         if low <= 0.5:
             yield Finding(
                 "warn",
@@ -48,6 +46,8 @@ def uninformative_features(records: Records, report: Report, params: DetectScore
 
 def single_part(records: Records, report: Report, params: DetectScore) -> Iterator[Finding]:
     """A combination that one of its two parts beats alone has gained nothing."""
+    if params.alpha == 0 or params.m == 0:
+        return
     for part in ("auc_ecs", "auc_pks"):
         if part in report.metrics and "auc" in report.metrics and report.metrics[part] >= report.metrics["auc"]:
             yield Finding(

@@ -57,7 +57,11 @@ Fit = Callable[[Spans, DetectScore], Detector]
 
 
 def read_spans(frame: pd.DataFrame) -> Spans:
-    """Split records into features, labels and responses; a response is hallucinated when any of its spans is."""
+    """Split records into features, labels and responses; a response is hallucinated when any of its spans is.
+
+    The rows are put in one order first, so that no result depends on the order in which they were made.
+    """
+    frame = frame.sort_values(["group", "item"], kind="stable", ignore_index=True)
     ecs, pks = (frame.filter(regex=f"^{prefix}") for prefix in ("ecs_", "pks_"))
     response, ids = pd.factorize(frame["group"])
     columns = {"label": "max"} | {name: "first" for name in ("source", "task") if name in frame}
@@ -73,8 +77,8 @@ def read_spans(frame: pd.DataFrame) -> Spans:
 
 def fit_linear(train: Spans, params: DetectScore) -> Detector:
     """The published combination: m * PKS - alpha * ECS, each a min-max scaled sum of the chosen columns."""
-    heads = _choose_heads(train, params)
     layers = _best_columns(train.pks, train.label, params.top_k, params)
+    heads = _choose_heads(train, params)
     scale_ecs, scale_pks = _min_max(_sum(train.ecs, heads)), _min_max(_sum(train.pks, layers))
 
     def score(spans: Spans) -> Scores:
@@ -149,7 +153,7 @@ def _choose_heads(train: Spans, params: DetectScore) -> list[str]:
         return _best_columns(train.ecs, 1 - train.label, params.top_n, params)
     if params.heads == "all":
         return _names(train.ecs)
-    names = ["ecs_" + pair.replace(".", "_") for pair in params.heads.split(",")]
+    names = list(dict.fromkeys("ecs_" + pair.replace(".", "_") for pair in params.heads.split(",")))
     if missing := [name for name in names if name not in train.ecs]:
         raise BadInput(
             f"heads = {params.heads}: no column {missing[0]} in the records, which hold {len(train.ecs.columns)} heads"
@@ -252,13 +256,14 @@ def score(records: Records, params: DetectScore) -> Report:
     """Judge the detector that `params` describe on `records`, beside what trivial predictors reach."""
     spans = read_spans(records.frame)
     labels = spans.responses["label"].to_numpy()
-    fit, judge = _FITS[params.scorer], _JUDGES[params.protocol]
-    judged = cache(partial(judge, spans, fit, params))
+    judge = _JUDGES[params.protocol]
+    by_protocol = {name: cache(partial(each, spans, _FITS[params.scorer], params)) for name, each in _JUDGES.items()}
+    judged = by_protocol[params.protocol]
     report = Report()
     _measure_ranking(report, spans, judged, params)
     _measure_decisions(report, labels, judged)
-    report.measure("auc_in_sample", lambda: statistics.auc(labels, in_sample(spans, fit, params).scores.response))
-    report.measure("auc_out_of_fold", lambda: statistics.auc(labels, out_of_fold(spans, fit, params).scores.response))
+    report.measure("auc_in_sample", lambda: statistics.auc(labels, by_protocol["published"]().scores.response))
+    report.measure("auc_out_of_fold", lambda: statistics.auc(labels, by_protocol["crossfit"]().scores.response))
     report.measure("optimism", lambda: _difference(report, "auc_in_sample", "auc_out_of_fold"))
     report.measure("auc_length", lambda: statistics.auc(labels, judge(spans, fit_length, params).scores.response))
     report.measure("auc_task", lambda: statistics.auc(labels, judge(spans, fit_task, params).scores.response))
@@ -270,21 +275,28 @@ def score(records: Records, params: DetectScore) -> Report:
 
 def _measure_ranking(report: Report, spans: Spans, judged: Callable[[], Judged], params: DetectScore) -> None:
     labels = spans.responses["label"].to_numpy()
-    sources = pd.factorize(spans.responses["source"])[0]
 
     def part(name: str) -> Floats:
         if name not in (parts := judged().scores.parts):
             raise Undefined(f"scorer={params.scorer} has no {name} score of its own")
         return parts[name]
 
-    interval = cache(lambda: statistics.auc_interval(labels, judged().scores.response, sources, params.fold_seed))
-    report.measure("auc", lambda: statistics.auc(labels, judged().scores.response))
-    report.measure("auc_low", lambda: interval()[0])
-    report.measure("auc_high", lambda: interval()[1])
+    _measure_auc(report, "auc", spans.responses, lambda: judged().scores.response, params)
     report.measure("pcc", lambda: statistics.pearson(judged().scores.response, labels.astype(np.float64)))
     report.measure("span_auc", lambda: statistics.auc(spans.label, part("span")))
     report.measure("auc_ecs", lambda: statistics.auc(labels, part("ecs")))
     report.measure("auc_pks", lambda: statistics.auc(labels, part("pks")))
+
+
+def _measure_auc(
+    report: Report, name: str, responses: pd.DataFrame, scores: Callable[[], Floats], params: DetectScore
+) -> None:
+    """AUROC of the responses' scores, with the ends of its interval."""
+    labels, sources = responses["label"].to_numpy(), responses["source"].to_numpy()
+    interval = cache(lambda: statistics.auc_interval(labels, scores(), sources, params.fold_seed))
+    report.measure(name, lambda: statistics.auc(labels, scores()))
+    report.measure(f"{name}_low", lambda: interval()[0])
+    report.measure(f"{name}_high", lambda: interval()[1])
 
 
 def _measure_decisions(report: Report, labels: Ints, judged: Callable[[], Judged]) -> None:
@@ -309,13 +321,7 @@ def _measure_tasks(report: Report, spans: Spans, judged: Judged, params: DetectS
         return
     responses = spans.responses.assign(score=judged.scores.response)
     for task, rows in responses.groupby("task"):
-        labels, scores = rows["label"].to_numpy(), rows["score"].to_numpy()
-        sources = pd.factorize(rows["source"])[0]
-        name = f"auc_in_task/{task}"
-        report.measure(name, partial(statistics.auc, labels, scores))
-        if name in report.metrics:
-            low, high = statistics.auc_interval(labels, scores, sources, params.fold_seed)
-            report.metrics.update({f"{name}_low": low, f"{name}_high": high})
+        _measure_auc(report, f"auc_in_task/{task}", rows, rows["score"].to_numpy, params)
 
 
 def _tabulate(report: Report, spans: Spans, judged: Judged) -> None:
