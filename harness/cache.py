@@ -82,5 +82,8 @@ def read(path: Path) -> Records:
     except (OSError, ValueError) as error:
         raise BadInput(f"records {path}: cannot be read as parquet: {str(error).splitlines()[0]}") from error
     attrs, frame.attrs = frame.attrs, {}
-    cost = attrs.get("cost")
-    return Records(frame, Cost(**cost) if cost else None, attrs.get("origin", {"counts": {}}))
+    try:
+        cost = Cost(**attrs["cost"]) if attrs.get("cost") else None
+    except TypeError as error:
+        raise BadInput(f"records {path}: written by another version of rigsweep; infer them again") from error
+    return Records(frame, cost, attrs.get("origin", {"counts": {}}))

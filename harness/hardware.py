@@ -38,7 +38,7 @@ class Match(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     device: Device
     processors: tuple[str, ...] = ()
-    name: str | None = None  # regular expression, searched in the device's name
+    name: re.Pattern[str] | None = None  # searched in the device's name, in any case
 
 
 class Profile(BaseModel):
@@ -56,7 +56,7 @@ class Profile(BaseModel):
         return (
             match.device in machine.devices
             and (not match.processors or machine.processor in match.processors)
-            and (match.name is None or re.search(match.name, machine.name, re.IGNORECASE) is not None)
+            and (match.name is None or re.search(match.name.pattern, machine.name, re.IGNORECASE) is not None)
         )
 
 
@@ -65,7 +65,7 @@ def load_profiles(folder: Path = FOLDER) -> list[Profile]:
     profiles = []
     for file in sorted(folder.glob("*.yaml")):
         try:
-            profiles.append(Profile.model_validate(yaml.safe_load(file.read_text())))
+            profiles.append(Profile.model_validate(yaml.safe_load(file.read_bytes())))
         except (ValidationError, yaml.YAMLError) as error:
             raise BadInput(f"hardware profile {file.name}: {' '.join(str(error).split())}") from error
     return profiles

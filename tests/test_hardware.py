@@ -1,0 +1,123 @@
+"""Which profile a machine gets, what is said when none fits, and what profiles may set."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from experiments import STAGES
+from harness.hardware import Machine, Profile, choose_profile, find_machine, load_profiles
+from harness.run import RunOptions
+from harness.stage import BadInput
+
+INTEL = Machine(("cpu",), "Xeon Gold 6130", "x86_64", 1, 64)
+GRACE = Machine(("cpu",), "Neoverse-V2", "aarch64", 1, 480)
+GPU = Machine(("cuda", "cpu"), "NVIDIA A100-SXM4-80GB", "x86_64", 8, 80)
+MAC = Machine(("mps", "cpu"), "Apple M3", "arm64", 1, 36)
+ABACUS = Machine(("cpu",), "Abacus", "beads", 1, 0)
+PROFILES = load_profiles()
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "mine.yaml").write_text(text, encoding="latin-1")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("machine", "tag"), [(INTEL, "cpu-x86_64"), (GRACE, "cpu-arm64"), (GPU, "cuda"), (MAC, "apple-silicon")]
+)
+def test_auto_takes_the_profile_of_the_best_device_found(machine: Machine, tag: str) -> None:
+    assert choose_profile("auto", machine, PROFILES).tag == tag
+    assert choose_profile("auto", machine, PROFILES[::-1]).tag == tag
+
+
+def test_auto_prefers_a_profile_that_names_the_device_to_a_generic_one(tmp_path: Path) -> None:
+    text = "{tag: a100, description: ours, match: {device: cuda, name: 'a100.*80gb'}, defaults: {precision: bf16}}"
+    named = load_profiles(write(tmp_path, text))
+    assert choose_profile("auto", GPU, [*PROFILES, *named]).tag == "a100"
+    other = Machine(("cuda", "cpu"), "NVIDIA T4", "x86_64", 1, 16)
+    assert choose_profile("auto", other, [*PROFILES, *named]).tag == "cuda"
+
+
+def test_a_cpu_profile_may_be_asked_for_on_a_machine_that_has_a_gpu() -> None:
+    assert choose_profile("cpu-x86_64", GPU, PROFILES).match.device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("tag", "machine", "said"),
+    [
+        ("auto", ABACUS, ["no profile fits", "Abacus", "hardware/"]),
+        ("cuda", INTEL, ["hardware = cuda", "Xeon Gold 6130", "x86_64", "hardware=auto"]),
+        ("cpu-arm64", INTEL, ["hardware = cpu-arm64", "Xeon Gold 6130"]),
+        ("cpu-x86-64", INTEL, ["no such profile", "did you mean cpu-x86_64?"]),
+        ("qqq", INTEL, ["no such profile", ", ".join(["auto", *(profile.tag for profile in PROFILES)])]),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused_in_one_line_that_says_what_was_found(
+    tag: str, machine: Machine, said: list[str]
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        choose_profile(tag, machine, PROFILES)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [word for word in said if word not in message] == []
+    assert ("did you mean" in message) == (tag == "cpu-x86-64")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tag: [unclosed", "expected"),
+        ("", "valid dictionary"),
+        ("tag: \xff\xfe", "mine.yaml"),  # not UTF-8
+        ("{tag: x, description: y, match: {device: tpu}}", "'cpu', 'cuda' or 'mps'"),
+        ("{tag: x, description: y, match: {device: cpu, name: '(unclosed'}}", "regular expression"),
+        ("{tag: x, description: y, match: {device: cpu}, default: {}}", "default"),
+        ("{description: y, match: {device: cpu}}", "tag"),
+    ],
+)
+def test_a_malformed_profile_is_named_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        load_profiles(write(tmp_path, text))
+    assert str(caught.value).startswith("hardware profile mine.yaml: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "devices"), [(2, False, ("cuda", "cpu")), (0, True, ("mps", "cpu")), (0, False, ("cpu",))]
+)
+def test_a_machine_is_described_by_its_best_device(
+    monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, devices: tuple[str, ...]
+) -> None:
+    gpus = SimpleNamespace(
+        is_available=lambda: cuda > 0,
+        device_count=lambda: cuda,
+        get_device_properties=lambda index: SimpleNamespace(name="NVIDIA T4", total_memory=16 * 2**30),
+    )
+    backends = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=gpus, backends=backends))
+    machine = find_machine()
+    assert machine.devices == devices
+    assert machine.memory_gb > 0
+    assert (machine.name == "NVIDIA T4") == (cuda > 0)
+    assert machine.count == max(1, cuda)
+
+
+def test_tags_are_distinct() -> None:
+    assert len({profile.tag for profile in PROFILES}) == len(PROFILES)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.tag)
+def test_what_a_profile_sets_is_a_setting_of_some_stage_and_valid_there(profile: Profile) -> None:
+    models: list[Any] = [model for stage in STAGES for model in (stage.infer_params, stage.score_params)]
+    used: set[str] = set()
+    for model in models:
+        mine = {name: value for name, value in profile.defaults.items() if name in model.model_fields}
+        assert model.model_validate(mine).model_dump(include=set(mine)) == mine
+        used |= mine.keys()
+    assert profile.defaults.keys() - RunOptions.model_fields.keys() <= used
