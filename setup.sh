@@ -49,8 +49,8 @@ hash -r
   die "put $("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))') on the PATH, then run this again"
 
 # MLflow builds the environment with uv in the very folder where a plain `mlflow run .` looks for it later.
-trap 'die "not finished; if this was stopped while MLflow was creating the environment, remove the folder that it
-named (\"Creating a new environment in ...\") before you run this again"' ERR INT TERM
+trap 'die "did not finish, see above; if it was stopped while MLflow was \"creating a new environment\", remove the
+folder that it named there before you run this again"' ERR INT TERM
 mlflow run . -e detect --env-manager uv
 
 store=${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}
