@@ -30,10 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in arguments:
             raise
-        if isinstance(error, BadInput):
-            print(f"rigsweep: {error}", file=sys.stderr)
-            return 2
         line = " ".join(str(error).split())
+        if isinstance(error, BadInput):
+            print(f"rigsweep: {line}", file=sys.stderr)
+            return 2
         print(f"rigsweep: {type(error).__name__}: {line} (--debug shows where)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -104,7 +104,8 @@ def execute(plan: Plan, progress: Progress) -> Result:
         cache.write(records, Path(plan.options.save_records))
     report = plan.stage.score(records, plan.score)
     findings = audit(plan.stage, records, report, plan.score, replayed)
-    digests["config"] = _digest({name: value for name, value in plan.settings.items() if name != "records"})
+    settings = {name: value for name, value in plan.settings.items() if name != "records"}
+    digests = digests | {"config": _digest(settings)}  # a new dict: the old one is the records' own
     result = Result(plan, records, report, findings, digests, environment(plan.machine), replayed)
     if plan.options.report:
         write_json(Path(plan.options.report), result.as_json())
@@ -126,7 +127,8 @@ def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[har
     options = _validate(RunOptions, stage, given, "given")
     machine = hardware.find_machine()
     profile = hardware.choose_profile(options.hardware, machine, profiles)
-    defaults = {name: value for name, value in profile.defaults.items() if name in known}
+    settable = stage.infer_params.model_fields.keys() | stage.score_params.model_fields.keys()
+    defaults = {name: value for name, value in profile.defaults.items() if name in settable}
     origins = dict.fromkeys(known, "default")
     origins |= dict.fromkeys(defaults, f"hardware {profile.tag}") | dict.fromkeys(given, "given")
     infer = _validate(stage.infer_params, stage, defaults | dict(given), "given or by hardware")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -45,8 +46,8 @@ class Tracked:
         now = int(time.time() * 1000)
         taken = self.client.get_run(self.run_id).data.params  # `mlflow run -P` logs these itself
         params = [Param(k, str(v)) for k, v in result.plan.settings.items() if k not in taken]
-        metrics = [Metric(name, value, now, 0) for name, value in result.metrics().items()]
-        tags = [RunTag(name, value[:_LONGEST]) for name, value in _tags(result).items()]
+        metrics = [Metric(_name(name), value, now, 0) for name, value in result.metrics().items()]
+        tags = [RunTag(_name(name), value[:_LONGEST]) for name, value in _tags(result).items()]
         for start in range(0, len(params), _PARAMS_A_BATCH):
             self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_A_BATCH])
         self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
@@ -85,16 +86,27 @@ def _open(stage: str) -> Tracked:
             run = client.get_run(run_id)
             client.set_tag(run_id, "stage", stage)
         else:
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "Default")
-            experiment = client.get_experiment_by_name(name)
-            experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
-            run = client.create_run(experiment_id, tags={"stage": stage})
+            run = client.create_run(_experiment(client), tags={"stage": stage})
     except (MlflowException, SQLAlchemyError, OSError) as error:
         line = str(error).strip().splitlines()[0]
         raise BadInput(
             f"tracking store {store}: cannot be written: {line}; name another one in MLFLOW_TRACKING_URI"
         ) from error
     return Tracked(client, run.info.run_id, run.info.experiment_id, str(run.info.run_name), store)
+
+
+def _experiment(client: mlflow.MlflowClient) -> str:
+    """The id of the experiment that the environment names, else of Default; a new name makes a new experiment."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if name is None and (given := os.environ.get("MLFLOW_EXPERIMENT_ID")):
+        return given
+    experiment = client.get_experiment_by_name(name or "Default")
+    return str(experiment.experiment_id if experiment else client.create_experiment(name or "Default"))
+
+
+def _name(text: str) -> str:
+    """A name that MLflow takes: the data's own words, such as a task called Q&A, may be part of a metric's."""
+    return re.sub(r"[^\w/.\- :]", "_", text)
 
 
 def _tags(result: Result) -> dict[str, str]:

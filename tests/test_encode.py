@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import experiments.models  # noqa: F401 - before transformers
 from experiments.detect.data import Sample
 from experiments.detect.encode import Encoded, Span, encode, sentences
 from experiments.models.language import LanguageModel, load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    StrictDataclassError,
+)
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
@@ -21,6 +29,7 @@ from harness.stage import BadInput
 
 BUILTIN = Path(__file__).with_name("reference")
 _WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -118,8 +127,9 @@ def locate(name: str) -> Path:
         folder = _from_hub(name)
     if not (folder / "config.json").is_file():
         raise BadInput(f"model {name}: the folder has no config.json; a Hugging Face model folder is needed")
-    if not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
-        raise BadInput(f"model {name}: the folder has no weights; one of {', '.join(_WEIGHTS)} is needed")
+    for what, patterns in (("weights", _WEIGHTS), ("tokenizer", _TOKENIZERS)):
+        if not any(next(folder.glob(pattern), None) for pattern in patterns):
+            raise BadInput(f"model {name}: the folder has no {what}; one of {', '.join(patterns)} is needed")
     return folder
 
 
@@ -143,13 +153,17 @@ def load(name: str, precision: str, device: str, attention: str) -> LanguageMode
     if quantised:
         options |= {"quantization_config": _quantisation(precision), "device_map": {"": device}}
     logging.disable_progress_bar()  # a bar over weights read in a second only hides the bar over samples
+    logging.set_verbosity_error()  # what must not pass, as missing weights, is refused below
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         dtype = torch.bfloat16 if quantised else _DTYPES[precision]
-        network: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise BadInput(f"model {name}: cannot be loaded: {_first_line(error)}") from error
+        options |= {"config": config, "dtype": dtype, "output_loading_info": True}
+        network, loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise BadInput(f"model {name}: cannot be loaded: {_brief(error)}") from error
+    if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
+        raise BadInput(f"model {name}: its weights lack {len(missing)} that config.json asks for, such as {missing[0]}")
     if not quantised:  # bitsandbytes has placed its weights by then
         network.to(device)
     if not getattr(tokenizer, "is_fast", False):
@@ -169,8 +183,8 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise BadInput(f"model {name}: neither a folder nor to be had from the hub: {_first_line(error)}") from error
+        raise BadInput(f"model {name}: neither a folder nor to be had from the hub: {_brief(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _brief(error: BaseException) -> str:
+    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__

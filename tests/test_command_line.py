@@ -1,0 +1,370 @@
+"""What a user types and what comes back: one line for every mistake, a run that says how it ended, an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from experiments.detect import DETECT
+from harness import __main__ as command_line
+from harness import cache, hardware, run
+from harness.stage import BadInput, Records
+from tests.tiny import TEXT, features, new_store, samples, save_llama, write_jsonl
+
+ROOT = Path(__file__).parent.parent
+SOUND = ["--model", "@/model", "--dataset", "@/sound.jsonl", "--folds", "2"]
+SCORED = ["--records", "@/sound.parquet", "--folds", "2"]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sound and of broken inputs; `@` stands for it in the command lines below."""
+    place = tmp_path_factory.mktemp("inputs")
+    rows, model = samples(4), save_llama(place / "model")
+    data = {
+        "sound": rows,
+        "empty": [],
+        "column": [rows[0] | {"lables": []}],
+        "class": [row | {"labels": []} for row in rows],
+        "long": [rows[0] | {"response": TEXT * 30}],
+        "padding": [rows[0] | {"prompt": "<pad><pad>\n<pad>"}],
+    }
+    for name, content in data.items():
+        write_jsonl(place / f"{name}.jsonl", content)
+    (place / "broken.jsonl").write_text((place / "sound.jsonl").read_text().replace('{"id": "r1"', '{"id" "r1"'))
+    frame = features()
+    frames = {"sound": frame, "nan": frame.assign(pks_1=[np.nan, *frame["pks_1"][1:]]), "none": frame[:0]}
+    for name, content in frames.items():
+        cache.write(Records(content, None, {"counts": {}}), place / f"{name}.parquet")
+    (place / "text.parquet").write_text("no parquet")
+    (place / "object.json").write_text("{}")
+    score = {
+        "hallucination_label": 0,
+        "prompt_attention_score": {"(0, 1)": 0.5},
+        "parameter_knowledge_scores": {"layer_0": float("nan")},
+    }
+    released = {"id": "1", "source_id": "s", "model": "m", "response": "Yes.", "response_spans": [[0, 4]]}
+    (place / "nan.json").write_text(json.dumps([released | {"scores": [score]}]))
+    for fault in ("config", "tokenizer", "weights", "truncated", "lacking"):
+        shutil.copytree(model, place / f"model-{fault}")
+    (place / "model-config/config.json").unlink()
+    (place / "model-tokenizer/tokenizer.json").unlink()
+    (place / "model-weights/model.safetensors").unlink()
+    weights = place / "model-truncated/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:9000])
+    config = place / "model-lacking/config.json"
+    config.write_text(config.read_text().replace('"num_hidden_layers": 3', '"num_hidden_layers": 4'))
+    return place
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind; `run` is the newest run of the store, if any."""
+
+    code: int
+    out: str
+    line: str
+    run: Any
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty tracking store, a records cache and a working directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "commands")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
+    return os.environ["MLFLOW_TRACKING_URI"]
+
+
+def newest_run(store: str) -> Any:
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("commands")
+    runs = client.search_runs([experiment.experiment_id]) if experiment else []
+    return runs[0] if runs else None
+
+
+@pytest.fixture
+def harness(store: str, inputs: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run a command in this process; on stderr there may be one line, besides the progress of an inference."""
+
+    def command(*words: str) -> Outcome:
+        capsys.readouterr()
+        code = command_line.main([word.replace("@", str(inputs)) for word in words])
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if line and "sample/s]" not in line]
+        assert len(lines) == (code != 0), err
+        return Outcome(code, out, "".join(lines), newest_run(store))
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["--dataset", "@/no.jsonl"], ["dataset @/no.jsonl: no such file or folder", "JSONL"], id="absent"),
+        pytest.param(["--dataset", "@/broken.jsonl"], ["broken.jsonl, line 2: not JSON"], id="malformed line"),
+        pytest.param(["--dataset", "@/column.jsonl"], ["line 1: unknown column 'lables', did you mean"], id="column"),
+        pytest.param(["--dataset", "@/empty.jsonl"], ["empty.jsonl: holds no samples; allowed:"], id="no sample"),
+        pytest.param(["--split", "test"], ["no sample has split='test'; values that exist"], id="nothing selected"),
+        pytest.param(["--dataset", "@/class.jsonl"], ["detect: auc is undefined: all 4 labels are 0"], id="one class"),
+        pytest.param(["--folds", "3"], ["auc is undefined: 3 folds need 3 prompts of each label"], id="too many folds"),
+        pytest.param(["--dataset", "@/long.jsonl"], ["sample r0", "a window of 512 tokens; shorten"], id="long"),
+        pytest.param(["--dataset", "@/padding.jsonl"], ["sample r0: its prompt holds no token besides"], id="padding"),
+        pytest.param(["--alhpa", "1"], ["detect has no setting alhpa; did you mean alpha?"], id="misspelt"),
+        pytest.param(["--zzzz=1"], ["detect has no setting zzzz; there are records,"], id="unknown"),
+        pytest.param(["--top_n", "0"], ["top_n = 0", "must be greater than or equal to 1"], id="out of range"),
+        pytest.param(["--alpha", "inf"], ["alpha = inf", "finite"], id="infinite"),
+        pytest.param(["--top-n", "many"], ["top_n = many", "must be a valid integer"], id="wrong type"),
+        pytest.param(["--level", "word"], ["level = word", "'chunk' or 'token'"], id="no such choice"),
+        pytest.param(["--cache", "maybe"], ["cache = maybe", "'use', 'refresh' or 'off'"], id="no such option"),
+        pytest.param(["--extract_heads", "9.9"], ["extract_heads = 9.9", "3 layers x 4 heads"], id="no such head"),
+        pytest.param(["--heads", "9.9"], ["heads = 9.9", "from ecs_0_0 to ecs_2_3"], id="no such column"),
+        pytest.param(["--model", "@/model-config"], ["folder has no config.json"], id="config"),
+        pytest.param(["--model", "@/model-weights"], ["has no weights; one of *.safetensors"], id="no weights"),
+        pytest.param(["--model", "@/model-tokenizer"], ["has no tokenizer; one of tokenizer.json"], id="no tokenizer"),
+        pytest.param(["--model", "@/model-truncated"], ["model-truncated: cannot be loaded"], id="truncated weights"),
+        pytest.param(["--model", "@/model-lacking"], ["lack 9 ", "such as model.layers.3"], id="lacking"),
+        pytest.param(["--model", "@/nowhere"], ["model @/nowhere: no such folder"], id="no model"),
+        pytest.param(["--hardware", "gpu9"], ["hardware = gpu9: no such profile; there are auto, "], id="hardware"),
+        pytest.param(["--records", "@/sound.parquet"], ["model = @/model cannot change "], id="records and model"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_a_failed_run(
+    harness: Callable[..., Outcome], inputs: Path, words: list[str], said: list[str]
+) -> None:
+    check_failure(harness("detect", *SOUND, *words), inputs, said)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("no.parquet", ["records = @/no.parquet: no such file"]),
+        ("text.parquet", ["records @/text.parquet: cannot be read as parquet"]),
+        ("object.json", ["object.json", "a list of ReDeEP responses"]),
+        ("nan.parquet", ["1 values that are not finite, the first in row 0, column pks_1; features must be finite"]),
+        ("nan.json", ["nan.json: [0] (id '1')", "(column pks_0) is nan; allowed: finite numbers"]),
+        ("none.parquet", ["the records hold no row"]),
+    ],
+)
+def test_records_that_cannot_be_scored_are_named(
+    harness: Callable[..., Outcome], inputs: Path, file: str, said: list[str]
+) -> None:
+    check_failure(harness("detect", "--records", f"@/{file}"), inputs, said)
+
+
+def check_failure(outcome: Outcome, inputs: Path, said: list[str]) -> None:
+    assert outcome.code == 2
+    assert outcome.line.startswith("rigsweep: ")
+    assert [part for part in said if part.replace("@", str(inputs)) not in outcome.line] == [], outcome.line
+    assert outcome.run.info.status == "FAILED"
+    assert outcome.line.removeprefix("rigsweep: ") in outcome.run.data.tags["error"]
+
+
+def test_one_class_alone_logs_what_can_be_measured(harness: Callable[..., Outcome]) -> None:
+    recorded = harness("detect", *SOUND, "--dataset", "@/class.jsonl").run.data
+    assert recorded.metrics["prevalence"] == 0
+    assert recorded.metrics["samples"] == 4
+    assert "auc" not in recorded.metrics
+    assert recorded.tags["undefined.auc"] == "all 4 labels are 0, and both 0 and 1 are needed"
+    assert recorded.tags["audit"] == "fail"
+
+
+@pytest.mark.parametrize("option", ["report", "save_records"])
+def test_a_place_that_cannot_be_written_loses_no_inference(
+    harness: Callable[..., Outcome], inputs: Path, option: str
+) -> None:
+    failed = harness("detect", *SOUND, f"--{option}", "@/sound.jsonl/out.parquet")
+    check_failure(failed, inputs, ["@/sound.jsonl/out.parquet", "cannot be written: "])
+    again = harness("detect", *SOUND)
+    assert (again.code, again.run.data.tags["replayed"]) == (0, "true")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("MLFLOW_TRACKING_URI", "sqlite:///@/sound.jsonl/mlflow.db"), ("MLFLOW_RUN_ID", "0123456789abcdef")],
+)
+def test_a_tracking_store_that_cannot_be_used_is_named(
+    harness: Callable[..., Outcome], inputs: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value.replace("@", str(inputs)))
+    outcome = harness("detect", *SCORED)
+    assert (outcome.code, outcome.run) == (2, None)
+    assert outcome.line.startswith(f"rigsweep: tracking store {os.environ['MLFLOW_TRACKING_URI']}: ")
+
+
+def test_an_unknown_stage_and_a_stray_word_are_named(harness: Callable[..., Outcome]) -> None:
+    assert "detect" in harness("detcet").line
+    assert "expected one argument" in harness("detect", "--alpha").line
+    assert "0.5 is not an option; settings are typed --name value" in harness("detect", "0.5").line
+
+
+def test_debug_lets_the_fault_through_with_its_cause(harness: Callable[..., Outcome], store: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        harness("detect", *SOUND, "--dataset", "@/broken.jsonl", "--debug")
+    assert isinstance(caught.value.__cause__, ValidationError)
+    assert newest_run(store).info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "line", "status"),
+    [
+        (RuntimeError("first\nsecond"), 1, "RuntimeError: first second (--debug shows where)", "FAILED"),
+        (KeyboardInterrupt(), 130, "interrupted; the run is marked KILLED", "KILLED"),
+    ],
+)
+def test_a_fault_inside_inference_ends_the_run(
+    harness: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: BaseException,
+    code: int,
+    line: str,
+    status: str,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise fault
+
+    monkeypatch.setattr(command_line, "STAGES", (replace(DETECT, infer=fail),))
+    outcome = harness("detect", *SOUND)
+    assert (outcome.code, outcome.run.info.status) == (code, status)
+    assert outcome.line.startswith(f"rigsweep: {line}")
+
+
+# --- what works --------------------------------------------------------------------------------------------------
+
+
+def test_the_report_holds_the_whole_result_and_where_each_setting_came_from(
+    harness: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = hardware.find_machine()
+    lab = hardware.Profile(
+        tag="lab",
+        description="this machine",
+        match=hardware.Match(device=machine.devices[-1]),
+        defaults={"precision": "bf16", "alpha": 0.3, "top_k": 2, "seed": 7, "setting_of_another_stage": 1},
+    )
+    monkeypatch.setattr(hardware, "load_profiles", lambda: [lab])
+    words = ["--hardware", "lab", "--alpha", "0.7", "--top_n=2", "--report", "new/report.json"]
+    outcome = harness("detect", *SOUND, *words)
+    report = json.loads((tmp_path / "new/report.json").read_text())
+    assert outcome.code == 0
+    expected = {
+        "alpha": (0.7, "given"),
+        "top_n": (2, "given"),
+        "top_k": (2, "hardware lab"),
+        "precision": ("bf16", "hardware lab"),
+        "m": (1.0, "default"),
+        "seed": (0, "default"),  # a profile sets what stages declare, not how a run is made
+    }
+    assert {name: tuple(report["params"][name].values()) for name in expected} == expected
+    assert "setting_of_another_stage" not in report["params"]
+    for part in ("metrics", "undefined", "findings", "cost", "environment", "counts", "digests"):
+        assert report[part], part
+    assert 0 <= report["metrics"]["auc"] <= 1
+    assert "auc_task" in report["undefined"]
+    assert report["cost"]["samples"] == 4
+    assert report["audit"] in {finding["level"] for finding in report["findings"]}
+    assert f"auc {report['metrics']['auc']:.4f}" in " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize("words", [["--top_n", "2"], ["--top-n", "2"], ["--top_n=2"], ["--top-n=2"]], ids=" ".join)
+def test_underscores_and_hyphens_name_the_same_setting(harness: Callable[..., Outcome], words: list[str]) -> None:
+    outcome = harness("detect", *SCORED, *words)
+    assert outcome.code == 0
+    assert outcome.run.data.params["top_n"] == "2"
+
+
+def test_saved_records_can_be_scored_again(harness: Callable[..., Outcome], tmp_path: Path) -> None:
+    first = harness("detect", *SOUND, "--save_records", "kept.parquet").run.data
+    again = harness("detect", "--records", "kept.parquet", "--folds", "2").run.data
+    assert (first.tags["replayed"], again.tags["replayed"]) == ("false", "true")
+    assert again.metrics == first.metrics
+    assert again.tags["data_digest"] == first.tags["data_digest"]
+
+
+def test_help_lists_every_setting_with_bounds_and_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["detect", "--help"])
+    assert ended.value.code == 0
+    shown = "".join(capsys.readouterr().out.split())
+    for model in (DETECT.infer_params, DETECT.score_params, run.RunOptions):
+        for name, field in model.model_fields.items():
+            assert f"--{name.replace('_', '-')}" in shown
+            default = "unset" if field.default is None else str(field.default).lower()
+            limits = {"alpha": ">=0;<=10;", "folds": ">=2;<=50;", "limit": ">=1;"}.get(name, "")
+            assert "".join(str(field.description).split()) in shown
+            assert f"{limits}default{default}]" in shown
+
+
+# --- as a process of its own ---------------------------------------------------------------------------------------
+
+
+def process(*words: str) -> subprocess.Popen[str]:
+    """A fresh interpreter in which Ctrl-C works, whatever started the tests."""
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_help_needs_neither_mlflow_nor_torch() -> None:
+    code = (
+        "import sys; from harness.__main__ import main\n"
+        "try: main(['detect', '--help'])\n"
+        "finally: print({'mlflow', 'torch', 'transformers'} & set(sys.modules), file=sys.stderr)"
+    )
+    out, err = process("-c", code).communicate()
+    assert "--top-n INT" in out
+    assert err == "set()\n"
+
+
+def test_a_process_that_fails_writes_nothing_but_its_line(store: str) -> None:
+    running = process("-m", "harness", "detect", "--alhpa", "1")
+    assert running.communicate() == ("", "rigsweep: detect has no setting alhpa; did you mean alpha?\n")
+    assert running.returncode == 2
+    assert newest_run(store).info.status == "FAILED"
+
+
+def test_ctrl_c_marks_the_run_killed(store: str) -> None:
+    code = """if True:
+        import sys, threading
+        from dataclasses import replace
+        from experiments.detect import DETECT
+        from harness import __main__ as command_line, hardware
+
+        def infer(*_):
+            print("inferring", flush=True)
+            threading.Event().wait()
+
+        command_line.STAGES = (replace(DETECT, inputs=lambda _: {}, infer=infer),)
+        command_line.run.cache.code_digest = lambda _: "of this text"
+        machine = hardware.Machine(("cpu",), "a processor", "x86_64", 1, 1.0)
+        hardware.find_machine = lambda: machine  # torch takes seconds to import
+        sys.exit(command_line.main(["detect"]))
+    """
+    running = process("-c", code)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "inferring\n", running.communicate()
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate()
+    assert running.returncode == 130
+    assert err == "rigsweep: interrupted; the run is marked KILLED, and finished records stay cached\n"
+    assert newest_run(store).info.status == "KILLED"
+    assert newest_run(store).data.tags["error"] == "interrupted"
