@@ -47,6 +47,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "broken.jsonl").write_text((place / "sound.jsonl").read_text().replace('{"id": "r1"', '{"id" "r1"'))
     frame = features()
     frames = {"sound": frame, "nan": frame.assign(pks_1=[np.nan, *frame["pks_1"][1:]]), "none": frame[:0]}
+    frames |= {f"no-{name}": frame.drop(columns=name) for name in ("group", "item", "label")}
+    frames |= {"two": frame.assign(label=2 * frame["label"]), "anonymous": frame.assign(group=["r0", None] * 12)}
+    frames |= {"bare": frame[["group", "item", "label"]], "words": frame.assign(ecs_0_0="high")}
     for name, content in frames.items():
         cache.write(Records(content, None, {"counts": {}}), place / f"{name}.parquet")
     (place / "text.parquet").write_text("no parquet")
@@ -158,6 +161,13 @@ def test_a_mistake_is_one_line_and_a_failed_run(
         ("nan.parquet", ["1 values that are not finite, the first in row 0, column pks_1; features must be finite"]),
         ("nan.json", ["nan.json: [0] (id '1')", "(column pks_0) is nan; allowed: finite numbers"]),
         ("none.parquet", ["the records hold no row"]),
+        ("no-group.parquet", ["the records have no column group; needed are group, item, label (0 or 1)"]),
+        ("no-item.parquet", ["the records have no column item; needed"]),
+        ("no-label.parquet", ["the records have no column label; needed"]),
+        ("two.parquet", ["the records hold label 2 in row 3; needed"]),
+        ("anonymous.parquet", ["the records hold group nan in row 1; needed"]),
+        ("bare.parquet", ["the records hold no features, or features that are not numbers; needed"]),
+        ("words.parquet", ["features that are not numbers; needed are"]),
     ],
 )
 def test_records_that_cannot_be_scored_are_named(

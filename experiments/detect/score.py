@@ -61,6 +61,7 @@ def read_spans(frame: pd.DataFrame) -> Spans:
 
     The rows are put in one order first, so that no result depends on the order in which they were made.
     """
+    _require_columns(frame)
     frame = frame.sort_values(["group", "item"], kind="stable", ignore_index=True)
     ecs, pks = (frame.filter(regex=f"^{prefix}") for prefix in ("ecs_", "pks_"))
     response, ids = pd.factorize(frame["group"])
@@ -70,6 +71,20 @@ def read_spans(frame: pd.DataFrame) -> Spans:
     lengths = frame["length"] if "length" in frame else pd.Series(1, index=frame.index)
     responses["length"] = lengths.groupby(response).sum()
     return Spans(ecs, pks, frame["label"].to_numpy(np.int64), response.astype(np.int64), responses)
+
+
+def _require_columns(frame: pd.DataFrame) -> None:
+    """Refuse records made elsewhere that lack what a score is made of."""
+    needed = "needed are group, item, label (0 or 1) and numbers in ecs_… or pks_…"
+    if missing := [name for name in ("group", "item", "label") if name not in frame]:
+        raise BadInput(f"the records have no column {missing[0]}; {needed}")
+    for name, sound in (("group", frame["group"].notna()), ("label", frame["label"].isin([0, 1]))):
+        if not sound.all():
+            row = sound.to_numpy().argmin()
+            raise BadInput(f"the records hold {name} {frame[name].iloc[row]} in row {row}; {needed}")
+    features = frame.filter(regex="^(ecs|pks)_")
+    if features.empty or len(features.select_dtypes("number").columns) < len(features.columns):
+        raise BadInput(f"the records hold no features, or features that are not numbers; {needed}")
 
 
 # --- detectors: each learns from training spans and returns a function that scores any spans -------------------
