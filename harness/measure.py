@@ -55,7 +55,7 @@ class Clock:
         self._warmup = 0.0
         self._tokens = 0
         self._rss_before = psutil.Process().memory_info().rss
-        _reset_peak_rss()
+        reset_peak_rss()
         if cuda := _cuda():
             cuda.reset_peak_memory_stats()
 
@@ -89,7 +89,7 @@ class Clock:
             latency_p95_ms=p95,
             latency_p99_ms=p99,
             tokens=self._tokens,
-            peak_rss_gb=_peak_rss() / _GB,
+            peak_rss_gb=peak_rss() / _GB,
             rss_before_gb=self._rss_before / _GB,
             peak_device_gb=cuda.max_memory_allocated() / _GB if cuda else None,
         )
@@ -106,7 +106,7 @@ def _cuda() -> Any:
     return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
-def _reset_peak_rss() -> None:
+def reset_peak_rss() -> None:
     """Forget the peak reached before this inference (Linux; elsewhere the peak is the whole process's)."""
     clear_refs = Path("/proc/self/clear_refs")
     if clear_refs.exists():
@@ -116,7 +116,7 @@ def _reset_peak_rss() -> None:
             return
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """Highest resident size in bytes; not ru_maxrss on Linux, which a child inherits from its parent."""
     status = Path("/proc/self/status")
     if status.exists():

@@ -25,7 +25,7 @@ TOP_SHARE = 0.1  # of the prompt's tokens, the most attended ones whose states E
 
 @dataclass(frozen=True)
 class Passed:
-    """One forward pass over t tokens: attention maps (heads, t, t) and lens logits (t, vocabulary) of each layer."""
+    """One forward pass over t tokens: each layer's attention map (heads, t, t) and residual states (t, hidden)."""
 
     attention: list[torch.Tensor]
     before_ffn: list[torch.Tensor]
@@ -41,14 +41,12 @@ def extract(
     items = sample.response if level == "chunk" else sample.tokens
     ecs = _ecs_of_spans(passed, sample, heads, embed) if level == "chunk" else _ecs_of_tokens(passed, sample, heads)
     divergence = jsd if pks == "jsd" else published_sum if level == "chunk" else published_mean
-    scores = [
-        [
-            divergence(after[_rows(item)], before[_rows(item)])
-            for before, after in zip(passed.before_ffn, passed.after_ffn, strict=True)
-        ]
-        for item in items
-    ]
-    return ecs, np.asarray(scores, dtype=np.float64)
+    scores = []
+    for states in zip(passed.after_ffn, passed.before_ffn, strict=True):
+        with torch.no_grad():
+            after, before = (model.lens(state) for state in states)  # every position, as published
+        scores.append([divergence(after[_rows(item)], before[_rows(item)]) for item in items])
+    return ecs, np.asarray(scores, dtype=np.float64).T
 
 
 def jsd(p_logits: torch.Tensor, q_logits: torch.Tensor) -> float:
@@ -119,7 +117,7 @@ def _forward(model: LanguageModel, sample: Encoded) -> Passed:
         output = model.network(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
     return Passed(
         attention=[attention[0].float() for attention in output.attentions],
-        before_ffn=[model.lens(states) for states in before],
-        after_ffn=[model.lens(states) for states in after],
+        before_ffn=[states[0] for states in before],
+        after_ffn=[states[0] for states in after],
         last=output.hidden_states[-1][0].float(),
     )

@@ -69,7 +69,7 @@ class LanguageModel:
 
     @contextmanager
     def residuals(self) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-        """Collect, while a forward pass runs, the residual stream (t, hidden) before and after each layer's FFN.
+        """Collect, while a forward pass runs, the residual stream (b, t, hidden) before and after each layer's FFN.
 
         Where attention and FFN work side by side, the stream before the FFN is the layer's output less the FFN's.
         """
@@ -77,13 +77,13 @@ class LanguageModel:
         after: list[torch.Tensor] = []
 
         def keep_input(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            before.append(inputs[0][0])
+            before.append(inputs[0])
 
         def keep_ffn(_: nn.Module, __: Any, output: torch.Tensor) -> None:
-            before.append(output[0])
+            before.append(output)
 
         def keep_output(_: nn.Module, __: Any, output: Any) -> None:
-            after.append((output[0] if isinstance(output, tuple) else output)[0])
+            after.append(output[0] if isinstance(output, tuple) else output)
 
         def subtract_ffn(_: nn.Module, __: Any, output: Any) -> None:
             keep_output(_, __, output)
