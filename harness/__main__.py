@@ -6,7 +6,8 @@ import argparse
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
@@ -117,16 +118,17 @@ def describe(field: FieldInfo) -> tuple[str, list[str], str]:
     kind = field.annotation
     union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
     shown: list[str] = []
+    rules = list(field.metadata)
     for member in typing.get_args(kind) if union else (kind,):
+        if typing.get_origin(member) is typing.Annotated:  # one side of a union may have bounds of its own
+            member, *notes = typing.get_args(member)
+            rules += [rule for note in notes for rule in note.metadata]
         if typing.get_origin(member) is typing.Literal:
             shown += map(str, typing.get_args(member))
         elif member is not type(None):
             shown.append(names.get(member, str(member)))
     bounds = [
-        f"{symbol} {getattr(rule, name)}"
-        for rule in field.metadata
-        for name, symbol in _BOUNDS.items()
-        if hasattr(rule, name)
+        f"{symbol} {getattr(rule, name)}" for rule in rules for name, symbol in _BOUNDS.items() if hasattr(rule, name)
     ]
     return "|".join(shown), bounds, "unset" if field.default is None else str(field.default).lower()
 
@@ -139,9 +141,21 @@ def _help(field: FieldInfo) -> str:
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
-def _progress(items: list[Any], description: str) -> Iterable[Any]:
-    bar: Iterable[Any] = tqdm(items, desc=description, unit="sample", dynamic_ncols=True, mininterval=0.5)
-    return bar
+class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
+    """A progress bar that counts samples a minute, the unit in which speed is reported."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        shown = dict(super().format_dict)
+        rate = shown["rate"] or (self.n / shown["elapsed"] if shown["elapsed"] else 0)
+        return shown | {"per_minute": f"{60 * rate:.0f} samples/min"}
+
+
+@contextmanager
+def _progress(total: int, description: str) -> Iterator[Callable[[int], object]]:
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left]"
+    with _Bar(total=total, desc=description, bar_format=layout, dynamic_ncols=True, mininterval=0.5) as bar:
+        yield bar.update
 
 
 def _print(result: run.Result) -> None:

@@ -67,11 +67,11 @@ class Clock:
         self._warmup += self._now() - start
 
     @contextmanager
-    def sample(self, tokens: int) -> Iterator[None]:
-        """Time one sample of so many tokens."""
+    def batch(self, samples: int, tokens: int) -> Iterator[None]:
+        """Time samples that are computed together; the latency of each is its share of the batch."""
         start = self._now()
         yield
-        self._latencies.append(self._now() - start)
+        self._latencies += [(self._now() - start) / samples] * samples
         self._tokens += tokens
 
     def cost(self) -> Cost:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,9 +20,8 @@ from pydantic import Field, ValidationError
 from harness import cache, hardware
 from harness.audit import audit, verdict
 from harness.measure import Clock
-from harness.stage import BadInput, Context, Finding, Params, Records, Report, Stage
+from harness.stage import BadInput, Context, Finding, Params, Progress, Records, Report, Stage
 
-Progress = Callable[[list[Any], str], Iterable[Any]]
 P = TypeVar("P", bound=Params)
 
 _PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pandas", "scipy", "bitsandbytes", "mlflow")
@@ -98,17 +98,18 @@ class Result:
 
 def execute(plan: Plan, progress: Progress) -> Result:
     """Run one configuration; quality is the same whether its records are fresh, cached or read from a file."""
+    for name in ("report", "save_records"):
+        _require_writable(name, getattr(plan.options, name))
     records, digests, replayed = _records(plan, progress)
-    _require_sound(records)
     if plan.options.save_records:
-        cache.write(records, Path(plan.options.save_records))
+        cache.write(records, Path(plan.options.save_records).expanduser())
     report = plan.stage.score(records, plan.score)
     findings = audit(plan.stage, records, report, plan.score, replayed)
     settings = {name: value for name, value in plan.settings.items() if name != "records"}
     digests = digests | {"config": _digest(settings)}  # a new dict: the old one is the records' own
     result = Result(plan, records, report, findings, digests, environment(plan.machine), replayed)
     if plan.options.report:
-        write_json(Path(plan.options.report), result.as_json())
+        write_json(Path(plan.options.report).expanduser(), result.as_json())
     return result
 
 
@@ -166,7 +167,9 @@ def write_json(path: Path, content: Any) -> None:
 def _records(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], bool]:
     """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
     if plan.infer is None:
-        return *_read(plan.stage, Path(str(plan.options.records)).expanduser()), True
+        records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
+        _require_sound(records)
+        return records, digests, True
     digests = dict(plan.stage.inputs(plan.infer))
     name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, _surroundings(plan))
     if plan.options.cache == "use" and (kept := cache.find(name)):
@@ -174,6 +177,7 @@ def _records(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], b
     device = plan.profile.match.device
     clock = Clock(plan.profile.tag, device)
     records = plan.stage.infer(plan.infer, Context(plan.profile, device, plan.options.seed, clock, progress))
+    _require_sound(records)
     records.origin.update(infer=plan.infer.model_dump(), digests=digests)
     if plan.options.cache != "off":
         cache.keep(name, records)
@@ -192,6 +196,16 @@ def _read(stage: Stage[Any, Any], path: Path) -> tuple[Records, dict[str, str]]:
     with path.open("rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
     return records, records.origin.get("digests") or {"data": content}
+
+
+def _require_writable(name: str, path: str | None) -> None:
+    """Refuse a place that cannot be written to before hours of inference, not after."""
+    if path is None:
+        return
+    target = Path(path).expanduser()
+    existing = next(place for place in (target, *target.absolute().parents) if place.exists())
+    if target.is_dir() or not os.access(existing, os.W_OK):
+        raise BadInput(f"{name} = {path}: cannot be written; a file in a folder that allows it is needed")
 
 
 def _require_sound(records: Records) -> None:

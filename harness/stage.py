@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -102,15 +103,21 @@ class Report:
             self.undefined[name] = f"the computation gave {value}"
 
 
+Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
+
+
 @dataclass(frozen=True)
 class Context:
-    """What infer may know of its surroundings; `progress(items, description)` passes a list on and shows a bar."""
+    """What infer may know of its surroundings.
+
+    `with progress(total, description) as advance:` shows a bar, and `advance(n)` says that n more samples are done.
+    """
 
     hardware: Profile
     device: str
     seed: int
     clock: Clock
-    progress: Callable[[list[Any], str], Iterable[Any]]
+    progress: Progress
 
 
 I = TypeVar("I", bound=Params)  # noqa: E741 - the letters of the design: I for infer, S for score

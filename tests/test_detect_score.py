@@ -358,9 +358,6 @@ def test_figures_are_drawn_without_pyplot(monkeypatch: pytest.MonkeyPatch) -> No
         assert image.getvalue().startswith(b"\x89PNG")
 
 
-UNBOUNDED = {"threshold"}  # lies on the scale of whatever scorer is chosen; any finite number is allowed
-
-
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_settings_are_unique_described_bounded_and_valid_by_default(stage: Stage[Any, Any]) -> None:
     models = (stage.infer_params, stage.score_params, RunOptions)
@@ -371,5 +368,5 @@ def test_settings_are_unique_described_bounded_and_valid_by_default(stage: Stage
         for name, schema in model.model_json_schema()["properties"].items():
             assert schema.get("description"), name
             for kind in schema.get("anyOf", [schema]):
-                if kind.get("type") in ("integer", "number") and name not in UNBOUNDED:
+                if kind.get("type") in ("integer", "number"):
                     assert kind.keys() & {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}, name

@@ -30,7 +30,7 @@ def test_warm_up_is_reported_beside_the_rates_and_never_inside_them(now: SimpleN
         now.seconds += 50
     now.seconds += 7  # neither warm-up nor a sample: reading, bookkeeping
     for _ in range(4):
-        with clock.sample(tokens=30):
+        with clock.batch(samples=1, tokens=30):
             now.seconds += 0.5
     cost = clock.cost()
     assert (cost.hardware, cost.device, cost.samples, cost.tokens) == ("bench", "cpu", 4, 120)
@@ -42,7 +42,7 @@ def test_warm_up_is_reported_beside_the_rates_and_never_inside_them(now: SimpleN
 def test_latency_percentiles_are_those_of_the_samples(now: SimpleNamespace) -> None:
     clock = Clock("bench", "cpu")
     for milliseconds in np.random.default_rng(0).permutation(101):
-        with clock.sample(tokens=1):
+        with clock.batch(samples=1, tokens=1):
             now.seconds += milliseconds / 1e3
     cost = clock.cost()
     assert (cost.latency_p50_ms, cost.latency_p95_ms, cost.latency_p99_ms) == pytest.approx((50, 95, 99))
@@ -50,7 +50,7 @@ def test_latency_percentiles_are_those_of_the_samples(now: SimpleNamespace) -> N
 
 def test_a_sample_that_fails_is_not_counted() -> None:
     clock = Clock("bench", "cpu")
-    with pytest.raises(MemoryError), clock.sample(tokens=10):
+    with pytest.raises(MemoryError), clock.batch(samples=1, tokens=10):
         raise MemoryError
     assert (clock.cost().samples, clock.cost().tokens) == (0, 0)
     assert "samples_per_min" not in clock.cost().metrics()

@@ -92,7 +92,7 @@ def _render(sample: Sample, prompt: str, model: LanguageModel, chat_template: bo
         return prompt, 0
     messages = [{"role": "user", "content": prompt}]
     text: str = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    if (at := text.find(prompt.strip())) < 0:
+    if (at := text.rfind(prompt.strip())) < 0:  # the last: the template's own words come before it
         raise BadInput(
             f"sample {sample.id}: the chat template of {model.name} rewrites the prompt; chat_template=false"
         )

@@ -29,6 +29,7 @@ ATTENTION = "watched_sdpa"  # the attention implementation that a model must be 
 _PIECE = 1 << 18  # logits reduced at once: four such pieces stay in a core's cache
 _LENS = 1 << 24  # logits that one of the two lens buffers may hold: 64 MB in fp32
 
+Features = tuple[NDArray[np.float64], NDArray[np.float64]]  # ECS (items, heads), PKS (items, layers)
 PADDING = 0.05  # the most of a batch's tokens that may be padding
 _watchers: ContextVar[list[_Attended]] = ContextVar("watchers", default=[])  # noqa: B039 - never changed in place
 
@@ -42,7 +43,7 @@ def extract(
     pks: str,
     embed: Embed,
     batch_tokens: int = 1,
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+) -> list[Features]:
     """ECS (items, heads) and PKS (items, layers) of each of several responses to one and the same prompt.
 
     Responses of nearly equal length are computed together, up to `batch_tokens` tokens at once.

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.detect import baseline, data
-from experiments.detect.embed import embedder
+from experiments.detect import baseline, data, extract
+from experiments.detect.embed import Embed, embedder
 from experiments.detect.encode import Encoded, encode
 from experiments.detect.params import DetectInfer
 from experiments.models import language
+from experiments.statistics import Floats
 from harness.stage import BadInput, Context, Records
 
 BUILTIN = Path(__file__).with_name("builtin.jsonl")
@@ -27,7 +28,7 @@ def inputs(params: DetectInfer) -> dict[str, str]:
 
 
 def infer(params: DetectInfer, context: Context) -> Records:
-    """Extract the features of every sample, one after the other."""
+    """Extract the features of every sample; responses to one prompt are computed together."""
     samples, counts = data.read(
         _dataset(params),
         generator=params.generator,
@@ -37,7 +38,8 @@ def infer(params: DetectInfer, context: Context) -> Records:
         limit=params.limit,
     )
     with context.clock.warmup():
-        model = language.load(params.model, params.precision, context.device, attention="eager")
+        model = language.load(params.model, params.precision, context.device, attention=extract.ATTENTION)
+        heads = _heads(params, model)
         encoded = [
             encode(
                 sample,
@@ -48,20 +50,43 @@ def infer(params: DetectInfer, context: Context) -> Records:
             )
             for sample in samples
         ]
-        heads = _heads(params, model)
-        embed = embedder(params.embedder, model)
-        baseline.extract(model, encoded[0], heads, params.level, params.pks, embed)
-    rows: list[dict[str, Any]] = []
-    for sample, tokens in context.progress(list(zip(samples, encoded, strict=True)), "detect"):
-        with context.clock.sample(tokens=len(tokens.ids)):
-            ecs, pks = baseline.extract(model, tokens, heads, params.level, params.pks, embed)
-        rows += _rows(sample, tokens, params.level, heads, ecs, pks)
+
+        def compute(group: list[Encoded], embed: Embed) -> list[extract.Features]:
+            return extract.extract(model, group, heads, params.level, params.pks, embed, params.batch_tokens)
+
+        compute(encoded[:1], embedder(params.embedder, model))
+    embed = embedder(params.embedder, model)
+    rows: dict[int, list[dict[str, Any]]] = {}
+    with context.progress(len(samples), "detect") as advance:
+        for group in _by_prompt(encoded):
+            with context.clock.batch(samples=len(group), tokens=sum(len(encoded[i].ids) for i in group)):
+                features = compute([encoded[i] for i in group], embed)
+            rows |= {
+                i: _rows(samples[i], encoded[i], params.level, heads, *found)
+                for i, found in zip(group, features, strict=True)
+            }
+            counts["prompt_tokens_shared"] = counts.get("prompt_tokens_shared", 0) + _shared(encoded, group)
+            advance(len(group))
     counts["cut_to_window"] = sum(tokens.cut for tokens in encoded)
-    return Records(pd.DataFrame(rows), context.clock.cost(), {"counts": counts, "pks": params.pks})
+    frame = pd.DataFrame([row for i in range(len(samples)) for row in rows[i]])
+    return Records(frame, context.clock.cost(), {"counts": counts, "pks": params.pks})
+
+
+def _by_prompt(encoded: list[Encoded]) -> list[list[int]]:
+    """Indices of the samples, those with the same prompt tokens together, in order of first appearance."""
+    groups: dict[bytes, list[int]] = {}
+    for i, sample in enumerate(encoded):
+        groups.setdefault(sample.ids[: sample.prompt_tokens].tobytes(), []).append(i)
+    return list(groups.values())
+
+
+def _shared(encoded: list[Encoded], group: list[int]) -> int:
+    """Prompt tokens that a group did not have to compute again."""
+    return (len(group) - 1) * (encoded[group[0]].prompt_tokens - 1)
 
 
 def _rows(
-    sample: data.Sample, encoded: Encoded, level: str, heads: list[baseline.Head], ecs: Any, pks: Any
+    sample: data.Sample, encoded: Encoded, level: str, heads: list[baseline.Head], ecs: Floats, pks: Floats
 ) -> list[dict[str, Any]]:
     items = encoded.response if level == "chunk" else encoded.tokens
     return [

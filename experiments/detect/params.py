@@ -37,6 +37,9 @@ class DetectInfer(Params):
     embedder: str = Field(
         "model", description="chunk level: `model` (its own mean-pooled states) or a sentence-transformers name"
     )
+    batch_tokens: int = Field(
+        1024, ge=1, le=10**6, description="response tokens computed at once; responses to one prompt share a batch"
+    )
     precision: Literal["fp32", "bf16", "fp16", "int8", "nf4", "fp4"] = Field("fp32", description="weights' precision")
 
 
@@ -57,7 +60,7 @@ class DetectScore(Params):
     top_k: int = Field(3, ge=1, le=256, description="layers summed into PKS")
     alpha: float = Field(0.6, ge=0, le=10, description="weight of ECS")
     m: float = Field(1.0, ge=0, le=10, description="weight of PKS")
-    threshold: Literal["auto"] | float = Field(
+    threshold: Literal["auto"] | Annotated[float, Field(ge=-20, le=20)] = Field(
         "auto", description="score called hallucinated; auto: F1-best in training"
     )
     folds: int = Field(5, ge=2, le=50, description="cross-fitting folds, grouped by prompt and stratified by label")
