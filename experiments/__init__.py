@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from experiments.detect import DETECT
-from harness.stage import Stage
+from experiments import torchvision_compat
+
+torchvision_compat.install()
+
+from experiments.detect import DETECT  # noqa: E402 - nothing may import transformers before
+from harness.stage import Stage  # noqa: E402
 
 STAGES: tuple[Stage[Any, Any], ...] = (DETECT,)

@@ -13,7 +13,7 @@ from harness.stage import Undefined
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_BOOTSTRAP_CELLS = 20_000_000  # weights held at once: bounds memory at 160 MB however many rows there are
+_BOOTSTRAP_CELLS = 4_000_000  # weights held at once: bounds memory at 160 MB however many rows there are
 
 
 def require_two_classes(labels: Ints) -> None:

@@ -17,6 +17,8 @@ from experiments import STAGES
 from harness import hardware, run
 from harness.stage import BadInput, Params, Stage
 
+_STAGES = {stage.name: stage for stage in STAGES}
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -44,10 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     parser, given = _parse(arguments)
-    if given.stage is None:
+    if given.command is None:
         parser.print_help()
         return 0
-    stage = next(stage for stage in STAGES if stage.name == given.stage)
+    if given.command == "bench":
+        return _bench(given)
+    stage = _STAGES[given.command]
     from harness.tracking import tracked  # mlflow takes seconds to import, which --help need not wait for
 
     with tracked(stage.name) as tracked_run:
@@ -64,10 +68,26 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
+def _bench(given: argparse.Namespace) -> int:
+    """Measure a stage against its baseline, print the table and keep it as a run of its own."""
+    if given.unknown:
+        raise BadInput(f"bench: {given.unknown[0]} is not an option; --quick, --repeats and --device are")
+    bench = _STAGES[given.stage].bench
+    assert bench is not None  # the parser lists only stages that have one
+    from harness.tracking import tracked
+
+    with tracked(f"bench-{given.stage}") as tracked_run:
+        table = bench(given.device, given.repeats, given.quick, _progress)
+        print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+        tracked_run.record_table("bench", table)
+        print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
+    return 0
+
+
 def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """One subcommand a stage, one option a field.  Only what was typed is in the namespace, so origins are known."""
     parser = _Parser(prog="python -m harness", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="stage", metavar="STAGE", title="stages", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     for stage in STAGES:
         command = commands.add_parser(
             stage.name,
@@ -83,6 +103,12 @@ def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Name
             group = command.add_argument_group(title)
             for name, field in model.model_fields.items():
                 group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
+    bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
+    bench.add_argument("stage", choices=[stage.name for stage in STAGES if stage.bench])
+    bench.add_argument("--quick", action="store_true", help="the first case only")
+    bench.add_argument("--repeats", type=int, default=3, help="timed runs of each side, in turn [default 3]")
+    bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run [default cpu]")
+    bench.add_argument("--debug", action="store_true", help="show tracebacks")
     hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
     namespace, unknown = parser.parse_known_args(hyphenated)
     namespace.unknown = unknown
@@ -99,8 +125,8 @@ def _settings(given: argparse.Namespace) -> dict[str, str]:
     """What was typed, by setting; an option that no field has is left for `resolve` to name."""
     unknown = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in given.unknown if word.startswith("--")]
     if given.unknown and not unknown:
-        raise BadInput(f"{given.stage}: {given.unknown[0]} is not an option; settings are typed --name value")
-    settings = {name: value for name, value in vars(given).items() if name not in {"stage", "unknown", "debug"}}
+        raise BadInput(f"{given.command}: {given.unknown[0]} is not an option; settings are typed --name value")
+    settings = {name: value for name, value in vars(given).items() if name not in {"command", "unknown", "debug"}}
     return settings | dict.fromkeys(unknown, "")
 
 

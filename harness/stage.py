@@ -130,6 +130,7 @@ class Stage(Generic[I, S]):
 
     `inputs` digests whatever `infer` reads (name -> digest), so that a cache key follows content, not names.
     `read` imports records that another program made.  The first of `metrics` is the headline.
+    `bench(device, repeats, quick, progress)` measures the stage against a named baseline: one row a case.
     `feature_ranges` maps the prefix of feature columns to the closed range that their values must lie in.
     """
 
@@ -144,3 +145,4 @@ class Stage(Generic[I, S]):
     feature_ranges: Callable[[Records], Mapping[str, tuple[float, float]]]
     audits: tuple[Callable[[Records, Report, S], Iterable[Finding]], ...] = ()
     read: Callable[[Path], Records] | None = None
+    bench: Callable[[str, int, bool, Progress], pd.DataFrame] | None = None

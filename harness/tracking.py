@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
+import pandas as pd
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -60,6 +61,10 @@ class Tracked:
             cache.write(result.records, folder / "records.parquet")
             write_json(folder / "report.json", result.as_json())
             self.client.log_artifacts(self.run_id, scratch)
+
+    def record_table(self, name: str, table: pd.DataFrame) -> None:
+        """Log one table as a CSV artifact."""
+        self.client.log_text(self.run_id, table.to_csv(index=False), f"{name}.csv")
 
 
 @contextmanager

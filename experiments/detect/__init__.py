@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pandas as pd
+
 from experiments.detect import audits
 from experiments.detect.params import DetectInfer, DetectScore
 from experiments.detect.score import score
-from harness.stage import Context, Metric, Records, Stage
+from harness.stage import Context, Metric, Progress, Records, Stage
 
 
 # The model's libraries are imported only when a model is needed: scoring and help do without them.
@@ -28,6 +30,12 @@ def _read(path: Path) -> Records:
     from experiments.detect.released import read_released
 
     return read_released(path)
+
+
+def _bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
+    from experiments.detect.bench import bench
+
+    return bench(device, repeats, quick, progress)
 
 
 def _feature_ranges(records: Records) -> dict[str, tuple[float, float]]:
@@ -69,4 +77,5 @@ DETECT = Stage(
     feature_ranges=_feature_ranges,
     audits=(audits.in_sample, audits.uninformative_features, audits.single_part),
     read=_read,
+    bench=_bench,
 )
