@@ -34,7 +34,8 @@ hand_over index-url UV_DEFAULT_INDEX
 hand_over extra-index-url UV_INDEX
 hand_over trusted-host UV_INSECURE_HOST
 hand_over cert SSL_CERT_FILE
-hand_over '(default-)?timeout' UV_HTTP_TIMEOUT
+hand_over default-timeout UV_HTTP_TIMEOUT
+hand_over timeout UV_HTTP_TIMEOUT
 # Of several indexes pip takes the best version, uv the first index that knows the name: do as pip does.
 export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
 # Every later start is faster by seconds, also where Python is told to write no bytecode.

@@ -147,7 +147,7 @@ def test_setup_without_python_311_says_so_in_one_line(tmp_path: Path) -> None:
 def test_setup_hands_pips_settings_to_uv_and_runs_detect(tmp_path: Path) -> None:
     settings = tmp_path / "settings"
     settings.write_text(
-        ":env:.find-links='/a /b'\nglobal.cert='/ca.pem'\nglobal.extra-index-url='\\nhttps://one/s\\nhttps://two/s'\n"
+        ":env:.default-timeout='180'\n:env:.find-links='/a /b'\nglobal.cert='/ca.pem'\nglobal.extra-index-url='\\nhttps://one/s\\nhttps://two/s'\n"
         "global.find-links='/ignored'\nglobal.index-url='https://zero/s'\n"
     )
     mlflow = (
@@ -156,7 +156,7 @@ def test_setup_hands_pips_settings_to_uv_and_runs_detect(tmp_path: Path) -> None
     stubs = {"python": STUB.format(python=sys.executable), "mlflow": mlflow, "uv": "#!/bin/sh\n"}
     done = set_up(tmp_path, stubs, SETTINGS=str(settings), UV_DEFAULT_INDEX="https://mine/s")
     assert done.returncode == 0, done.stderr
-    ran = "mlflow run . -e detect --env-manager uv; /a,/b; https://mine/s; https://one/s https://two/s; /ca.pem; "
+    ran = "mlflow run . -e detect --env-manager uv; /a,/b; https://mine/s; https://one/s https://two/s; /ca.pem; 180"
     assert done.stdout.splitlines()[0] == ran
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in done.stdout
 
