@@ -1,4 +1,4 @@
-"""The built-in model and evaluation set: what they are, that the script's recipe gives them, and what the labels mean."""
+"""The built-in model and evaluation set: what they are, how the recipe makes them, and what their labels mean."""
 
 import json
 import random
@@ -30,7 +30,9 @@ def record() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def recipe(record: dict[str, Any]) -> train_reference.Recipe:
-    return train_reference.Recipe(**{**record["recipe"], "evaluation_conflicts": tuple(record["recipe"]["evaluation_conflicts"])})
+    return train_reference.Recipe(
+        **{**record["recipe"], "evaluation_conflicts": tuple(record["recipe"]["evaluation_conflicts"])}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,9 @@ class TestWhatShips:
     def test_the_script_builds_the_same_tokenizer(
         self, recipe: train_reference.Recipe, tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        assert train_reference.build_tokenizer(recipe).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+        assert (
+            train_reference.build_tokenizer(recipe).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+        )
 
 
 class TestTraining:
@@ -92,9 +96,10 @@ class TestTraining:
         assert [history[25][name] for name in losses] == pytest.approx([later[name] for name in losses], rel=0.1)
 
     def test_copying_is_learnt_within_the_first_steps(self, history: list[dict[str, float]]) -> None:
+        # The initial weights already look for what to copy, and find about half of it; training makes it reliable.
         copied = [row["recital_accuracy"] for row in history]
-        assert sum(copied[-10:]) / 10 > 0.5  # guessing among the values of the right kind gives about 0.3
-        assert sum(copied[:3]) / 3 < 0.3
+        assert sum(copied[:3]) / 3 < 0.65
+        assert sum(copied[-5:]) / 5 > 0.8
 
 
 class TestWhatTheModelCanDo:
