@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -152,7 +153,8 @@ def environment(machine: hardware.Machine) -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found | {"commit": _commit()}
+    torch = sys.modules.get("torch")
+    return found | {"threads": str(torch.get_num_threads()) if torch else "unknown", "commit": _commit()}
 
 
 def write_json(path: Path, content: Any) -> None:

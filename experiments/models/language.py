@@ -30,6 +30,8 @@ from harness.stage import BadInput
 BUILTIN = Path(__file__).with_name("reference")
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+# Threads gain a smaller model nothing, and where cores are shared they wait for each other: a hundred times slower.
+_SMALL = 10_000_000  # parameters
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -168,6 +170,8 @@ def load(name: str, precision: str, device: str, attention: str) -> LanguageMode
         network.to(device)
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput(f"model {name}: its tokenizer has no fast version, and character offsets need one")
+    if device == "cpu" and network.num_parameters() < _SMALL:
+        torch.set_num_threads(1)
     return LanguageModel(name, network.eval(), tokenizer)
 
 
