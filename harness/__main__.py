@@ -17,8 +17,6 @@ from experiments import STAGES
 from harness import hardware, run
 from harness.stage import BadInput, Params, Stage
 
-_STAGES = {stage.name: stage for stage in STAGES}
-
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -51,7 +49,7 @@ def _main(arguments: list[str]) -> int:
         return 0
     if given.command == "bench":
         return _bench(given)
-    stage = _STAGES[given.command]
+    stage = _stage(given.command)
     from harness.tracking import tracked  # mlflow takes seconds to import, which --help need not wait for
 
     with tracked(stage.name) as tracked_run:
@@ -68,11 +66,15 @@ def _main(arguments: list[str]) -> int:
     return 0
 
 
+def _stage(name: str) -> Stage[Any, Any]:
+    return next(stage for stage in STAGES if stage.name == name)
+
+
 def _bench(given: argparse.Namespace) -> int:
     """Measure a stage against its baseline, print the table and keep it as a run of its own."""
     if given.unknown:
         raise BadInput(f"bench: {given.unknown[0]} is not an option; --quick, --repeats and --device are")
-    bench = _STAGES[given.stage].bench
+    bench = _stage(given.stage).bench
     assert bench is not None  # the parser lists only stages that have one
     from harness.tracking import tracked
 

@@ -204,9 +204,9 @@ def _require_writable(name: str, path: str | None) -> None:
     """Refuse a place that cannot be written to before hours of inference, not after."""
     if path is None:
         return
-    target = Path(path).expanduser()
-    existing = next(place for place in (target, *target.absolute().parents) if place.exists())
-    if target.is_dir() or not os.access(existing, os.W_OK):
+    target = Path(path).expanduser().absolute()
+    folder = next(parent for parent in target.parents if parent.exists())
+    if target.is_dir() or not folder.is_dir() or not os.access(target if target.exists() else folder, os.W_OK):
         raise BadInput(f"{name} = {path}: cannot be written; a file in a folder that allows it is needed")
 
 

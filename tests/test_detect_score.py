@@ -271,7 +271,7 @@ def test_too_few_prompts_for_the_folds_leave_only_the_in_sample_figure() -> None
     assert report.undefined["auc"] == "5 folds need 5 prompts of each label, and one label has 3"
     assert report.undefined["optimism"].startswith("auc_out_of_fold is undefined: 5 folds need")
     assert "auc_in_sample" in report.metrics
-    assert not {"auc", "auc_low", "f1", "auc_length"} & report.metrics.keys()
+    assert not {"auc", "auc_low", "f1"} & report.metrics.keys()
 
 
 def test_responses_to_a_single_prompt_give_an_auc_without_an_interval() -> None:
