@@ -66,10 +66,13 @@ def worth(features: pd.DataFrame) -> Figure:
     layers = pks["column"].str.extract(r"pks_(\d+)")[0].astype(int)
     table = table.reindex(sorted({*table.index, *layers}))
     table["PKS"] = pd.Series(pks["auc"].to_numpy(), index=layers.to_numpy())
-    figure, axes = _axes("Span AUC of each head's ECS and each layer's PKS", "head", "layer")
-    figure.set_size_inches(min(14, 3 + 0.4 * table.shape[1]), min(12, 2 + 0.35 * table.shape[0]))
+    figure, axes = _axes("Span AUC by head (ECS) and layer (PKS)", "head", "layer")
+    figure.set_size_inches(min(14, 4 + 0.4 * table.shape[1]), min(12, 2 + 0.35 * table.shape[0]))
     image = axes.imshow(table.to_numpy(float), cmap="RdBu", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(table.shape[1]), [str(name) for name in table.columns], fontsize=7)
     axes.set_yticks(range(table.shape[0]), [str(name) for name in table.index], fontsize=7)
+    if table.size <= 200:  # small enough to be read
+        for (row, column), value in np.ndenumerate(table.to_numpy(float)):
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
     figure.colorbar(image, label="AUC (0.5: no information)")
     return figure
