@@ -126,15 +126,15 @@ def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[har
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise BadInput(f"{stage.name} has no setting {name}; {hint}")
-    options = _validate(RunOptions, stage, given, "given")
+    options = _validate(RunOptions, stage, given, dict.fromkeys(given, "given"))
     machine = hardware.find_machine()
     profile = hardware.choose_profile(options.hardware, machine, profiles)
     settable = stage.infer_params.model_fields.keys() | stage.score_params.model_fields.keys()
     defaults = {name: value for name, value in profile.defaults.items() if name in settable}
     origins = dict.fromkeys(known, "default")
     origins |= dict.fromkeys(defaults, f"hardware {profile.tag}") | dict.fromkeys(given, "given")
-    infer = _validate(stage.infer_params, stage, defaults | dict(given), "given or by hardware")
-    score = _validate(stage.score_params, stage, defaults | dict(given), "given or by hardware")
+    infer = _validate(stage.infer_params, stage, defaults | dict(given), origins)
+    score = _validate(stage.score_params, stage, defaults | dict(given), origins)
     if options.records:
         if useless := [name for name in given if name in stage.infer_params.model_fields]:
             raise BadInput(
@@ -225,14 +225,14 @@ def _require_sound(records: Records) -> None:
         )
 
 
-def _validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], how: str) -> P:
+def _validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], origins: Mapping[str, str]) -> P:
     try:
         return model.model_validate({name: value for name, value in values.items() if name in model.model_fields})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         rule = first["msg"].removeprefix("Input ").replace("should", "must")
-        raise BadInput(f"{stage.name}: {name} = {values[name]} ({how}): {rule}") from error
+        raise BadInput(f"{stage.name}: {name} = {values[name]} ({origins[name]}): {rule}") from error
 
 
 def _surroundings(plan: Plan) -> dict[str, str]:

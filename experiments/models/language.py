@@ -64,9 +64,16 @@ class LanguageModel:
         norm: nn.Module = self._part(self.network.get_decoder(), _FINAL_NORM)
         return norm
 
-    def lens(self, states: torch.Tensor) -> torch.Tensor:
-        """Read residual states (..., hidden) through final norm and output head: logits (..., vocabulary)."""
-        logits: torch.Tensor = self.network.get_output_embeddings()(self.final_norm(states))
+    def lens(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Read residual states (n, hidden) through final norm and output head: logits (n, vocabulary).
+
+        They are written to `out` where the head is a plain product; a quantised or biased head takes memory of its own.
+        """
+        head = self.network.get_output_embeddings()
+        normed = self.final_norm(states)
+        if out is not None and type(head) is nn.Linear and head.bias is None:
+            return torch.mm(normed, head.weight.T, out=out)
+        logits: torch.Tensor = head(normed)
         return logits
 
     @contextmanager
