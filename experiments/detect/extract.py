@@ -192,7 +192,7 @@ class _Lens:
         self._buffer = torch.empty(2 * self._rows, self.vocabulary, dtype=model.network.dtype, device=model.device)
 
     def divergence(self, after: list[torch.Tensor], before: list[torch.Tensor], pks: str) -> NDArray[np.float64]:
-        """Divergence between what states after and before an FFN are read as, each a layer's (rows, hidden): (rows, layers)."""
+        """Divergence of what states after and before an FFN are read as, layers of (rows, hidden): (rows, layers)."""
         pieces = []
         pairs = list(zip(torch.cat(after).split(self._rows), torch.cat(before).split(self._rows), strict=True))
         for pair in pairs:
