@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness import measure
 from harness.measure import Cost
 from harness.stage import BadInput, Params, Records, Stage
 
@@ -40,11 +41,11 @@ def key(
 
 
 def code_digest(stage: Stage[Any, Any]) -> str:
-    """SHA-256 over the sources that infer can reach: the stage's folder but its scoring, and the shared models."""
+    """SHA-256 over the sources that make records: the stage's folder but its scoring, shared models, measurement."""
     package = Path(inspect.getfile(stage.infer)).parent
     scoring = {"score.py", "figures.py", "audits.py"}
     sources = [path for path in package.glob("*.py") if path.name not in scoring]
-    sources += (package.parent / "models").glob("*.py")
+    sources += [*(package.parent / "models").glob("*.py"), Path(measure.__file__)]
     total = hashlib.sha256()
     for path in sorted(sources):
         total.update(path.name.encode() + path.read_bytes())
@@ -52,9 +53,12 @@ def code_digest(stage: Stage[Any, Any]) -> str:
 
 
 def find(name: str) -> Records | None:
-    """The records kept under a key, or None."""
+    """The records kept under a key, or None; an unreadable file is as good as none, for it can be made again."""
     path = folder() / f"{name}.parquet"
-    return read(path) if path.is_file() else None
+    try:
+        return read(path) if path.is_file() else None
+    except BadInput:
+        return None
 
 
 def keep(name: str, records: Records) -> None:

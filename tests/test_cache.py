@@ -47,6 +47,8 @@ def test_records_are_found_under_the_key_they_were_kept_by(tmp_path: Path, monke
     assert found is not None
     assert found.cost == RECORDS.cost
     assert cache.find("abd") is None
+    (tmp_path / "kept" / "abc.parquet").write_bytes(b"torn")
+    assert cache.find("abc") is None  # to be made again, not to stand in the way
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,12 +42,18 @@ class Case:
 
 
 def bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
-    """Run every case, or the first only: one row each."""
+    """Run every case, or the first only: one row each.
+
+    Each has a process of its own: memory that an earlier case has freed would hide what a later one needs.
+    """
     chosen = list(cases(quick))
     rows = []
-    with progress(len(chosen), "bench") as advance:
+    with (
+        progress(len(chosen), "bench") as advance,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool,
+    ):
         for case in chosen:
-            rows.append(run(case, device, repeats))
+            rows.append(pool.submit(run, case, device, repeats).result())
             advance(1)
     return pd.DataFrame(rows)
 
