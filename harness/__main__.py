@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"rigsweep: {type(error).__name__}: {line} (--debug shows where)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("rigsweep: interrupted; the run is marked KILLED, and finished records stay cached", file=sys.stderr)
+        print("rigsweep: interrupted; the run is marked KILLED, and what was inferred so far is lost", file=sys.stderr)
         return 130
 
 

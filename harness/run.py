@@ -178,7 +178,7 @@ def _records(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], b
         return kept, digests, True
     device = plan.profile.match.device
     clock = Clock(plan.profile.tag, device)
-    records = plan.stage.infer(plan.infer, Context(plan.profile, device, plan.options.seed, clock, progress))
+    records = plan.stage.infer(plan.infer, Context(device, plan.options.seed, clock, progress))
     _require_sound(records)
     records.origin.update(infer=plan.infer.model_dump(), digests=digests)
     if plan.options.cache != "off":

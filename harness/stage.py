@@ -20,8 +20,6 @@ from harness.measure import Clock, Cost
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from harness.hardware import Profile
-
 Direction = Literal["maximize", "minimize", "none"]
 Level = Literal["info", "warn", "fail"]
 
@@ -113,7 +111,6 @@ class Context:
     `with progress(total, description) as advance:` shows a bar, and `advance(n)` says that n more samples are done.
     """
 
-    hardware: Profile
     device: str
     seed: int
     clock: Clock

@@ -38,7 +38,6 @@ class Tracked:
 
     client: mlflow.MlflowClient
     run_id: str
-    experiment_id: str
     name: str
     store: str
 
@@ -97,7 +96,7 @@ def _open(stage: str) -> Tracked:
         raise BadInput(
             f"tracking store {store}: cannot be written: {line}; name another one in MLFLOW_TRACKING_URI"
         ) from error
-    return Tracked(client, run.info.run_id, run.info.experiment_id, str(run.info.run_name), store)
+    return Tracked(client, run.info.run_id, str(run.info.run_name), store)
 
 
 def _experiment(client: mlflow.MlflowClient) -> str:

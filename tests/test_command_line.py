@@ -375,6 +375,6 @@ def test_ctrl_c_marks_the_run_killed(store: str) -> None:
     running.send_signal(signal.SIGINT)
     _, err = running.communicate()
     assert running.returncode == 130
-    assert err == "rigsweep: interrupted; the run is marked KILLED, and finished records stay cached\n"
+    assert err == "rigsweep: interrupted; the run is marked KILLED, and what was inferred so far is lost\n"
     assert newest_run(store).info.status == "KILLED"
     assert newest_run(store).data.tags["error"] == "interrupted"

@@ -135,7 +135,7 @@ def test_a_run_is_made_in_the_experiment_that_the_environment_names(
     for name, value in variables.items():
         monkeypatch.setenv(f"MLFLOW_EXPERIMENT_{name}", identifier if name == "ID" else value)
     with tracked("detect") as opened:
-        assert client.get_experiment(opened.experiment_id).name == expected
+        assert client.get_experiment(client.get_run(opened.run_id).info.experiment_id).name == expected
         assert client.get_run(opened.run_id).info.status == "RUNNING"
     assert client.get_run(opened.run_id).info.status == "FINISHED"
 
