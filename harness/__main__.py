@@ -38,7 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"rigsweep: {type(error).__name__}: {line} (--debug shows where)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("rigsweep: interrupted; the run is marked KILLED, and what was inferred so far is lost", file=sys.stderr)
+        print(
+            "rigsweep: interrupted; the run is marked KILLED; the same command goes on where it stopped (but for"
+            " cache=off and cache=refresh)",
+            file=sys.stderr,
+        )
         return 130
 
 

@@ -176,13 +176,13 @@ def _records(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], b
     name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, _surroundings(plan))
     if plan.options.cache == "use" and (kept := cache.find(name)):
         return kept, digests, True
-    device = plan.profile.match.device
-    clock = Clock(plan.profile.tag, device)
-    records = plan.stage.infer(plan.infer, Context(device, plan.options.seed, clock, progress))
-    _require_sound(records)
-    records.origin.update(infer=plan.infer.model_dump(), digests=digests)
-    if plan.options.cache != "off":
-        cache.keep(name, records)
+    with cache.journal(None if plan.options.cache == "off" else name, fresh=plan.options.cache == "refresh") as journal:
+        context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, Clock(), journal, progress)
+        records = plan.stage.infer(plan.infer, context)
+        _require_sound(records)
+        records.origin.update(infer=plan.infer.model_dump(), digests=digests)
+        if plan.options.cache != "off":
+            cache.keep(name, records)
     return records, digests, False
 
 
@@ -229,9 +229,10 @@ def _validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any],
     try:
         return model.model_validate({name: value for name, value in values.items() if name in model.model_fields})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        rule = first["msg"].removeprefix("Input ").replace("should", "must")
+        faults = error.errors(include_url=False)
+        name = str(faults[0]["loc"][0])
+        rules = [fault["msg"].removeprefix("Input should be ") for fault in faults if fault["loc"][0] == name]
+        rule = f"must be {' or '.join(rules)}"  # a field may allow a word or a number: each has its own fault
         raise BadInput(f"{stage.name}: {name} = {values[name]} ({origins[name]}): {rule}") from error
 
 

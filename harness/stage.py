@@ -20,6 +20,8 @@ from harness.measure import Clock, Cost
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from harness.cache import Journal
+
 Direction = Literal["maximize", "minimize", "none"]
 Level = Literal["info", "warn", "fail"]
 
@@ -108,13 +110,21 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
 class Context:
     """What infer may know of its surroundings.
 
+    `journal` takes rows as they come and knows which units of work an interrupted run has left done.
     `with progress(total, description) as advance:` shows a bar, and `advance(n)` says that n more samples are done.
     """
 
+    hardware: str
     device: str
     seed: int
     clock: Clock
+    journal: Journal
     progress: Progress
+
+    def records(self, frame: pd.DataFrame, counts: Mapping[str, int], **origin: Any) -> Records:
+        """Records of these rows, with what the journal has counted and measured."""
+        cost = Cost.of(self.journal.readings(), self.hardware, self.device)
+        return Records(frame, cost, {"counts": dict(counts) | self.journal.counts(), **origin})
 
 
 I = TypeVar("I", bound=Params)  # noqa: E741 - the letters of the design: I for infer, S for score

@@ -12,7 +12,7 @@ import pytest
 from experiments.detect import DETECT
 from experiments.detect.params import DetectScore
 from harness import audit
-from harness.measure import Clock
+from harness.measure import Clock, Cost
 from harness.stage import Finding, Metric, Records, Report
 
 METRICS = (
@@ -23,7 +23,7 @@ METRICS = (
 )
 STAGE = replace(DETECT, metrics=METRICS, audits=(), feature_ranges=lambda records: {"ecs_": (-1.0, 1.0)})
 SOUND = {"auc": 0.8, "auc_low": 0.75, "auc_high": 0.85, "f1": 0.7, "auc_length": 0.6, "f1_prior": 0.6}
-COST = Clock("bench", "cpu").cost()
+COST = Cost.of([Clock().lap()], "bench", "cpu")
 
 
 def records(counts: dict[str, int] | None = None, cost: Any = COST, **columns: Any) -> Records:

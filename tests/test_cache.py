@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from experiments import STAGES
 from harness import cache
-from harness.measure import Clock
+from harness.measure import Clock, Cost
 from harness.stage import BadInput, Params, Records, Stage
 
-RECORDS = Records(pd.DataFrame({"group": ["a"], "ecs_0_0": [0.5]}), Clock("bench", "cpu").cost(), {"counts": {}})
+RECORDS = Records(
+    pd.DataFrame({"group": ["a"], "ecs_0_0": [0.5]}), Cost.of([Clock().lap()], "bench", "cpu"), {"counts": {}}
+)
 NUMBERS = st.floats(allow_nan=False, width=64)
 ROWS = st.lists(st.tuples(st.text(max_size=5), st.integers(-9, 9), NUMBERS, st.booleans()), max_size=8)
 JSON = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.lists(NUMBERS, max_size=2))

@@ -28,7 +28,7 @@ TEMPLATE = "<s>[user] {{ messages[0].content | trim }} [/user]{{ '\n' }}"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return load(str(save_llama(tmp_path_factory.mktemp("model"))), "fp32", "cpu", "eager")
+    return load(str(save_llama(tmp_path_factory.mktemp("model"))), "fp32", "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 
 from experiments.detect import baseline, data, extract
 from experiments.detect.embed import embedder
 from experiments.detect.encode import Encoded, encode
-from experiments.models import language
+from experiments.models import language, packed
 from experiments.models.language import LanguageModel
 from tests import tiny
 
@@ -35,6 +35,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Qwen2": GROUPED,
     "Qwen3": GROUPED | {"head_dim": 16},
     "Gemma": GROUPED | {"head_dim": 16},
+    "Gemma2": GROUPED | {"head_dim": 16, "sliding_window": 48, "attn_logit_softcapping": 2.0},
     "Gemma3Text": GROUPED | {"head_dim": 16, "sliding_window": 48},
     "Phi": SIZE,
     "Phi3": GROUPED,
@@ -48,7 +49,7 @@ HEADS = [(layer, head) for layer in range(3) for head in range(4)]
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
     folder = tiny.save_llama(tmp_path_factory.mktemp("llama"))
-    return language.load(str(folder), "fp32", "cpu", "eager")
+    return language.load(str(folder), "fp32", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,22 @@ def answers(llama: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> l
 def both(model: LanguageModel, samples: list[Encoded], level: str, pks: str = "jsd", batch_tokens: int = 1) -> Any:
     """Features by the baseline and by the fast extractor, over all samples."""
     model.network.set_attn_implementation("eager")
-    slow = [baseline.extract(model, s, HEADS, level, pks, embedder("model", model)) for s in samples]
-    model.network.set_attn_implementation(extract.ATTENTION)
-    fast = extract.extract(model, samples, HEADS, level, pks, embedder("model", model), batch_tokens)
+    slow = [baseline.extract(model, s, HEADS, level, pks, baseline.embedder(model)) for s in samples]
+    model.network.set_attn_implementation(packed.PACKED)
+    fast = [(found.ecs, found.pks) for found in features(model, samples, level, pks, batch_tokens)]
     return [tuple(map(np.concatenate, zip(*found, strict=True))) for found in (slow, fast)]
+
+
+def features(
+    model: LanguageModel,
+    samples: list[Encoded],
+    level: str,
+    pks: str = "jsd",
+    batch_tokens: int = 1,
+    heads: Any = HEADS,
+) -> list[extract.Features]:
+    compute = extract.extractor(model, heads, level, pks, embedder("model", model, 500))
+    return [each for batch in extract.batches(samples, batch_tokens) for each in compute(batch)]
 
 
 @pytest.mark.parametrize("level", ["chunk", "token"])
@@ -100,14 +113,13 @@ def test_the_published_divergence_is_the_baselines_too(
 def test_numbers_do_not_depend_on_what_shares_the_batch(
     level: str, llama: LanguageModel, answers: list[Encoded]
 ) -> None:
-    llama.network.set_attn_implementation(extract.ATTENTION)
+    llama.network.set_attn_implementation(packed.PACKED)
+    alone = [features(llama, [sample], level)[0] for sample in answers]
+    orders = [answers, answers[::-1]]
+    for order, batch_tokens in itertools.product(orders, (1, 150, 1000)):
+        found = features(llama, order, level, batch_tokens=batch_tokens)
+        found = found if order is answers else found[::-1]
 
-    def features(samples: list[Encoded], batch_tokens: int) -> list[extract.Features]:
-        return extract.extract(llama, samples, HEADS, level, "jsd", embedder("model", llama), batch_tokens)
-
-    assert len(extract.batches([len(s.tokens) for s in answers], 1000)) < len(answers)
-    alone = [features([sample], 1)[0] for sample in answers]
-    for found in (features(answers, 1), features(answers, 1000), features(answers[::-1], 1000)[::-1]):
         for one, other in zip(alone, found, strict=True):
             np.testing.assert_allclose(other[0], one[0], atol=1e-5)
             np.testing.assert_allclose(other[1], one[1], atol=1e-5)
@@ -119,25 +131,48 @@ def test_lower_precisions_stay_near_the_baseline_in_the_same_precision(
 ) -> None:
     llama.network.save_pretrained(tmp_path)
     llama.tokenizer.save_pretrained(tmp_path)
-    model = language.load(str(tmp_path), precision, "cpu", "eager")
+    model = language.load(str(tmp_path), precision, "cpu")
     slow, fast = both(model, answers[:2], "chunk")
     np.testing.assert_allclose(fast[1], slow[1], rtol=0.1, atol=0.02)
 
 
 def test_one_head_costs_one_column(llama: LanguageModel, answers: list[Encoded]) -> None:
-    llama.network.set_attn_implementation(extract.ATTENTION)
-    every, some = (
-        extract.extract(llama, answers[:1], heads, "chunk", "jsd", embedder("model", llama))[0][0]
-        for heads in (HEADS, [(1, 2)])
-    )
+    llama.network.set_attn_implementation(packed.PACKED)
+    every, some = (features(llama, answers[:1], "chunk", heads=heads)[0].ecs for heads in (HEADS, [(1, 2)]))
     np.testing.assert_array_equal(some[:, 0], every[:, HEADS.index((1, 2))])
 
 
-@given(st.lists(st.integers(1, 400), max_size=40), st.integers(1, 2000))
-def test_batches_hold_everything_once_within_the_budget_with_little_padding(lengths: list[int], budget: int) -> None:
-    batches = extract.batches(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        longest = max(lengths[i] for i in batch)
-        assert len(batch) == 1 or longest * len(batch) <= budget
-        assert sum(lengths[i] for i in batch) >= (1 - extract.PADDING) * longest * len(batch)
+@pytest.mark.parametrize("attention", ["eager", "flash"])
+def test_every_kernel_gives_the_same_numbers(attention: str, llama: LanguageModel, answers: list[Encoded]) -> None:
+    llama.network.set_attn_implementation(packed.PACKED)
+    for level in ("chunk", "token"):
+        sdpa, found = (features(each, answers, level) for each in (llama, replace(llama, attention=attention)))
+        for one, other in zip(sdpa, found, strict=True):
+            np.testing.assert_allclose(other.ecs, one.ecs, atol=1e-5)
+            np.testing.assert_allclose(other.pks, one.pks, atol=1e-5)
+
+
+def test_choices_that_are_nearly_ties_are_counted(llama: LanguageModel, answers: list[Encoded]) -> None:
+    llama.network.set_attn_implementation(packed.PACKED)
+    assert features(llama, answers[:1], "token")[0].ties == 0
+    same = replace(answers[0], ids=np.full_like(answers[0].ids, 5))  # equal tokens, whose keys differ by position only
+    blind = replace(llama, network=copy.deepcopy(llama.network))
+    for layer in blind.layers:
+        torch.nn.init.zeros_(layer.self_attn.k_proj.weight)  # every key the same: every choice is a tie
+    for level, choices in (("token", len(same.tokens)), ("chunk", 0)):
+        assert features(blind, [same], level)[0].ties >= choices * len(HEADS)
+
+
+def test_batches_keep_a_prompt_together_and_within_the_budget(answers: list[Encoded]) -> None:
+    other = replace(answers[0], ids=answers[0].ids[::-1].copy())
+    size = extract.computed_tokens(answers)
+    assert size == answers[0].prompt_tokens - 1 + sum(len(each.tokens) for each in answers)
+    assert list(extract.batches([*answers, other], size)) == [answers, [other]]
+    assert list(extract.batches([*answers, other], 10**6)) == [[*answers, other]]
+    assert list(extract.batches([*answers, other], 1)) == [answers, [other]]  # a prompt is not read again for a few
+    many = answers * 40
+    parts = list(extract.batches(many, 1))
+    assert [each for part in parts for each in part] == many
+    assert len(parts) > 1
+    again = (len(parts) - 1) * (answers[0].prompt_tokens - 1)
+    assert again < 0.3 * sum(extract.computed_tokens(part) for part in parts)

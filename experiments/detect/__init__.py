@@ -75,7 +75,7 @@ DETECT = Stage(
     score=score,
     metrics=METRICS,
     feature_ranges=_feature_ranges,
-    audits=(audits.in_sample, audits.uninformative_features, audits.single_part),
+    audits=(audits.in_sample, audits.uninformative_features, audits.single_part, audits.lower_precision),
     read=_read,
     bench=_bench,
 )

@@ -8,7 +8,10 @@ from scipy.stats import norm
 
 from experiments import statistics
 from experiments.detect.params import DetectScore
-from harness.stage import Finding, Records, Report
+from harness.stage import Finding, Level, Records, Report
+
+_SMALL = 0.01  # a shift of ECS, or a share of PKS, that is small beside what tells spans apart
+_SAME = 1e-5
 
 
 def in_sample(records: Records, report: Report, params: DetectScore) -> Iterator[Finding]:
@@ -46,6 +49,30 @@ def uninformative_features(records: Records, report: Report, params: DetectScore
                 f" {aucs[best]:.3f} with an interval from {low:.3f} (for the best of {len(aucs)}); set its weight"
                 f" ({'alpha' if kind == 'ecs' else 'm'}) to 0 and see whether anything is lost",
             )
+
+
+def lower_precision(records: Records, report: Report, params: DetectScore) -> Iterator[Finding]:
+    """What a precision below fp32, and the batch that a response shares, did to the few responses looked at."""
+    checked = records.origin.get("checked") or {}
+    precision, count = records.origin.get("infer", {}).get("precision"), checked.get("responses")
+    if "skipped" in checked:
+        yield Finding("warn", "precision_unchecked", f"{precision} was not compared with fp32: {checked['skipped']}")
+    if (found := checked.get("fp32")) is not None:
+        level: Level = "warn" if found["ecs_median"] > _SMALL or found["pks_median"] > _SMALL else "info"
+        yield Finding(
+            level,
+            "precision_changes_features",
+            f"against fp32, {precision} moves ECS by {found['ecs_median']:.2g} (median; at most {found['ecs_max']:.2g})"
+            f" and PKS by {found['pks_median']:.1%} (at most {found['pks_max']:.1%}) on {count} responses"
+            + ("; compare the AUC with that of precision=fp32" if level == "warn" else ""),
+        )
+    if (found := checked.get("batch")) is not None and max(found["ecs_max"], found["pks_max"]) > _SAME:
+        yield Finding(
+            "info",
+            "batch_changes_features",
+            f"in {precision} a response's ECS depends by up to {found['ecs_max']:.2g}, its PKS by up to"
+            f" {found['pks_max']:.1%}, on what shares its batch ({count} responses looked at); fp32 keeps to 1e-5",
+        )
 
 
 def single_part(records: Records, report: Report, params: DetectScore) -> Iterator[Finding]:

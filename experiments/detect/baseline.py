@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from experiments.detect.embed import Embed
+from experiments.detect.embed import Embed, Vectors
 from experiments.detect.encode import Encoded, Span
 from experiments.models.language import LanguageModel
 
@@ -121,3 +121,23 @@ def _forward(model: LanguageModel, sample: Encoded) -> Passed:
         after_ffn=[states[0] for states in after],
         last=output.hidden_states[-1][0].float(),
     )
+
+
+def embedder(model: LanguageModel) -> Embed:
+    """Mean of the language model's own last states over a text's tokens, length 1; all texts in one padded batch."""
+
+    @torch.no_grad()
+    def embed(texts: list[str]) -> Vectors:
+        rows = [model.tokenizer(text).input_ids for text in texts]
+        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):  # padded on the right, where causal attention cannot see it
+            ids[i, : len(row)] = torch.as_tensor(row)
+            mask[i, : len(row)] = 1
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        states = model.network.get_decoder()(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+        means = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        unit: Vectors = functional.normalize(means, dim=-1).cpu().numpy()
+        return unit
+
+    return embed

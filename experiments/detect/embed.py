@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
+from experiments.models import packed
 from experiments.models.language import LanguageModel
 from harness.stage import BadInput
 
@@ -15,34 +17,28 @@ Vectors = NDArray[np.float32]
 Embed = Callable[[list[str]], Vectors]
 
 
-def embedder(name: str, model: LanguageModel) -> Embed:
+def embedder(name: str, model: LanguageModel, batch_tokens: int) -> Embed:
     """A function from texts to (texts, dimensions) vectors of length 1; each distinct text is computed once."""
-    compute = _own_states(model) if name == "model" else _sentence_transformer(name)
-    known: dict[str, Vectors] = {}
+    compute = _own_states(model, batch_tokens) if name == "model" else _sentence_transformer(name)
 
     def embed(texts: list[str]) -> Vectors:
-        if fresh := list(dict.fromkeys(text for text in texts if text not in known)):
-            known.update(zip(fresh, compute(fresh), strict=True))
-        return np.stack([known[text] for text in texts])
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        return compute(list(distinct))[[distinct[text] for text in texts]]
 
     return embed
 
 
-def _own_states(model: LanguageModel) -> Embed:
+def _own_states(model: LanguageModel, batch_tokens: int) -> Embed:
     """Mean of the language model's own last states over a text's tokens: needs no download."""
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def embed(texts: list[str]) -> Vectors:
-        rows = [model.tokenizer(text).input_ids for text in texts]
-        ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):  # padded on the right, where causal attention cannot see it
-            ids[i, : len(row)] = torch.as_tensor(row)
-            mask[i, : len(row)] = 1
-        ids, mask = ids.to(model.device), mask.to(model.device)
-        states = model.network.get_decoder()(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
-        means = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        unit: Vectors = torch.nn.functional.normalize(means, dim=-1).cpu().numpy()
+        pieces = [packed.Piece(np.asarray(model.tokenizer(text).input_ids, dtype=np.int64)) for text in texts]
+        means: list[torch.Tensor] = []
+        for chunk in packed.chunks([len(piece.ids) for piece in pieces], batch_tokens):
+            states = packed.forward(model, [pieces[i] for i in chunk])
+            means += [each.float().mean(dim=0) for each in states]
+        unit: Vectors = functional.normalize(torch.stack(means), dim=-1).cpu().numpy()
         return unit
 
     return embed

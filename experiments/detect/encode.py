@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.detect.data import Sample
-from experiments.models.language import LanguageModel
+from experiments.models.language import Reader
 from harness.stage import BadInput
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -30,6 +30,7 @@ class Span:
 class Encoded:
     """Token ids (t,) of prompt and response, in one piece; `tokens` are the response's, each a span of its own."""
 
+    sample: Sample
     ids: NDArray[np.int64]
     prompt_tokens: int
     prompt: list[Span]
@@ -37,10 +38,13 @@ class Encoded:
     tokens: list[Span]
     cut: bool
 
+    @property
+    def prompt_key(self) -> bytes:
+        """Equal for two samples when all tokens before their responses are."""
+        return self.ids[: self.prompt_tokens].tobytes()
 
-def encode(
-    sample: Sample, model: LanguageModel, *, chat_template: bool, max_length: int | None, span_chars: int
-) -> Encoded:
+
+def encode(sample: Sample, model: Reader, *, chat_template: bool, max_length: int | None, span_chars: int) -> Encoded:
     """Tokenise prompt and response together; a prompt too long for the window is cut at its end.
 
     Response tokens are those that reach beyond the prompt's last character.
@@ -63,6 +67,7 @@ def encode(
         raise BadInput(f"sample {sample.id}: its prompt{left} holds no token besides blank, padding and special ones")
     pieces = sentences(sample.response, span_chars)
     return Encoded(
+        sample=sample,
         ids=ids,
         prompt_tokens=first,
         prompt=_spans(prompt, sentences(prompt, span_chars), offsets[:first], prompt_at, ()),
@@ -86,7 +91,7 @@ def sentences(text: str, span_chars: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def _render(sample: Sample, prompt: str, model: LanguageModel, chat_template: bool) -> tuple[str, int]:
+def _render(sample: Sample, prompt: str, model: Reader, chat_template: bool) -> tuple[str, int]:
     """All that stands before the response, and where in it the prompt begins."""
     if not (chat_template and model.tokenizer.chat_template):
         return prompt, 0

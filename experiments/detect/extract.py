@@ -7,104 +7,116 @@ over cache-sized pieces; ECS has no loop over tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from experiments.detect.baseline import TOP_SHARE, Head
 from experiments.detect.embed import Embed
 from experiments.detect.encode import Encoded, Span
+from experiments.models import packed
 from experiments.models.language import LanguageModel
 
-ATTENTION = "watched_sdpa"  # the attention implementation that a model must be loaded with
 _PIECE = 1 << 18  # logits reduced at once: four such pieces stay in a core's cache
 _LENS = 1 << 24  # logits that each half of the lens buffer may hold: 64 MB in fp32
-
-Features = tuple[NDArray[np.float64], NDArray[np.float64]]  # ECS (items, heads), PKS (items, layers)
-PADDING = 0.05  # the most of a batch's tokens that may be padding
-_watchers: ContextVar[list[_Attended]] = ContextVar("watchers", default=[])  # noqa: B039 - never changed in place
+_TIE = 1e-6  # what decides a choice by less may decide it otherwise in another batch or on another machine
+_REREAD = 0.2  # of the tokens computed, the most that may be a prompt read again because its responses are too many
 
 
-@torch.inference_mode()
-def extract(
-    model: LanguageModel,
-    samples: list[Encoded],
-    heads: list[Head],
-    level: str,
-    pks: str,
-    embed: Embed,
-    batch_tokens: int = 1,
-) -> list[Features]:
-    """ECS (items, heads) and PKS (items, layers) of each of several responses to one and the same prompt.
+class Features(NamedTuple):
+    """What is read of one response: ECS (items, heads), PKS (items, layers), choices of ECS that were nearly ties."""
 
-    Responses of nearly equal length are computed together, up to `batch_tokens` tokens at once.
+    ecs: NDArray[np.float64]
+    pks: NDArray[np.float64]
+    ties: int
+
+
+def batches(samples: Iterable[Encoded], batch_tokens: int) -> Iterator[list[Encoded]]:
+    """Samples, those with one prompt standing together, in batches of about `batch_tokens` tokens to compute.
+
+    A prompt and its responses stay in one batch, in which the prompt is computed once; only where they are more than
+    `batch_tokens`, and five times the prompt, is the prompt read again for the rest of them.
     """
-    prompt = samples[0].ids[: samples[0].prompt_tokens]
-    cache = DynamicCache()
-    states = _read(model, [prompt[:-1]], cache)[0]
+    batch: list[Encoded] = []
+    total = 0
+    for group in _by_prompt(samples, batch_tokens):
+        size = computed_tokens(group)
+        if batch and total + size > batch_tokens:
+            yield batch
+            batch, total = [], 0
+        batch += group
+        total += size
+    if batch:
+        yield batch
+
+
+def computed_tokens(samples: list[Encoded]) -> int:
+    """How many tokens go through the model for these samples, each prompt once."""
+    prompts = {sample.prompt_key: sample.prompt_tokens - 1 for sample in samples}
+    return sum(prompts.values()) + sum(len(sample.tokens) for sample in samples)
+
+
+def _by_prompt(samples: Iterable[Encoded], batch_tokens: int) -> Iterator[list[Encoded]]:
+    group: list[Encoded] = []
+    for sample in samples:
+        limit = max(batch_tokens, sample.prompt_tokens / _REREAD)
+        if group and (sample.prompt_key != group[0].prompt_key or computed_tokens([*group, sample]) > limit):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
+def extractor(
+    model: LanguageModel, heads: list[Head], level: str, pks: str, embed: Embed
+) -> Callable[[list[Encoded]], list[Features]]:
+    """A function that computes several responses together, equal prompts once: the features of each."""
     lens = _Lens(model)
-    results = {}
-    for batch in batches([len(sample.tokens) for sample in samples], batch_tokens):
-        chosen = [samples[i] for i in batch]
-        # Row i predicts response token i, so the prompt's last token is read again and the response's last is not.
-        rows = [sample.ids[len(prompt) - 1 : -1] for sample in chosen]
-        seen = [_Attended(sample, heads, level) for sample in chosen]
-        cache.batch_repeat_interleave(len(batch))
-        with model.residuals() as (before, after), _watching(seen):
-            last = _read(model, rows, cache)
-        cache.crop(-max(map(len, rows)))
-        cache.batch_select_indices(torch.zeros(1, dtype=torch.long, device=model.device))
-        for b, (i, sample) in enumerate(zip(batch, chosen, strict=True)):
-            length = len(rows[b])
-            divergence = lens.divergence([s[b, :length] for s in after], [s[b, :length] for s in before], pks)
-            ecs = (
-                _ecs_of_spans(seen[b], sample, embed)
-                if level == "chunk"
-                else _ecs_of_tokens(seen[b], states, last[b, :length])
-            )
-            results[i] = ecs, _pool(divergence, sample, level, pks, lens.vocabulary)
-    return [results[i] for i in range(len(samples))]
+
+    @torch.inference_mode()
+    def extract(samples: list[Encoded]) -> list[Features]:
+        pieces, at = _pieces(samples)
+        watch = _Watch({i: _Attended(sample, level) for i, sample in zip(at, samples, strict=True)}, heads)
+        slices = packed.Layout(pieces, model.attention).slices
+        rows = torch.cat([torch.arange(slices[i].start, slices[i].stop) for i in at]).to(model.device)
+        with model.residuals(rows) as (before, after):
+            states = packed.forward(model, pieces, watch)
+        divergence = lens.divergence([each[0] for each in after], [each[0] for each in before], pks)
+        by_response = np.split(divergence, np.cumsum([len(pieces[i].ids) for i in at])[:-1])
+        ecs = (
+            _ecs_of_spans(list(watch.seen.values()), embed)
+            if level == "chunk"
+            else [_ecs_of_tokens(watch.seen[i], states[pieces[i].after or 0], states[i]) for i in at]
+        )
+        return [
+            Features(found, _pool(own, sample, level, pks, lens.vocabulary), watch.seen[i].ties)
+            for i, sample, found, own in zip(at, samples, ecs, by_response, strict=True)
+        ]
+
+    return extract
 
 
-def batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Indices of `lengths`, longest first, in batches of at most `batch_tokens` tokens of which 5 % are padding.
+def _pieces(samples: list[Encoded]) -> tuple[list[packed.Piece], list[int]]:
+    """Each distinct prompt, directly before the responses to it, and which piece each sample's response is.
 
-    What is longer than `batch_tokens` is a batch of its own.
+    Row i predicts response token i: each response begins with the prompt's last token, and its own last is not read.
     """
-    done: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if done:
-            computed = lengths[done[-1][0]] * (len(done[-1]) + 1)
-            useful = sum(lengths[j] for j in done[-1]) + lengths[i]
-            if computed <= batch_tokens and useful >= (1 - PADDING) * computed:
-                done[-1].append(i)
-                continue
-        done.append([i])
-    return done
-
-
-def _read(model: LanguageModel, rows: list[NDArray[np.int64]], cache: DynamicCache) -> torch.Tensor:
-    """Run the decoder, without its output head, over the next tokens of each row: last states (rows, t, hidden).
-
-    Shorter rows are padded on the right, where causal attention keeps the padding from everything before it.
-    """
-    tokens = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = row
-    if not tokens.size:
-        return torch.empty(*tokens.shape, model.network.config.get_text_config().hidden_size, device=model.device)
-    ids = torch.as_tensor(tokens, device=model.device)
-    states: torch.Tensor = model.network.get_decoder()(ids, past_key_values=cache, use_cache=True).last_hidden_state
-    return states
+    pieces: list[packed.Piece] = []
+    prompts: dict[bytes, int] = {}
+    at = []
+    for sample in samples:
+        if sample.prompt_key not in prompts:
+            prompts[sample.prompt_key] = len(pieces)
+            pieces.append(packed.Piece(sample.ids[: sample.prompt_tokens - 1]))
+        at.append(len(pieces))
+        rows = sample.ids[sample.prompt_tokens - 1 :][: len(sample.tokens)]
+        pieces.append(packed.Piece(rows, prompts[sample.prompt_key]))
+    return pieces, at
 
 
 def _pool(
@@ -121,30 +133,63 @@ def _pool(
 # --- ECS ---------------------------------------------------------------------------------------------------------
 
 
+class _Watch:
+    """Hands the scores of the chosen heads to the response that they belong to."""
+
+    def __init__(self, seen: dict[int, _Attended], heads: list[Head]) -> None:
+        self.seen = seen
+        self._heads = {layer: [h for at, h in heads if at == layer] for layer in dict(heads)}
+
+    def heads(self, layer: int) -> list[int]:
+        return self._heads.get(layer, [])
+
+    def see(self, layer: int, piece: int, scores: torch.Tensor) -> None:
+        self.seen[piece].reduce(scores)
+
+
 class _Attended:
-    """What the chosen heads attend to: of each layer's rows only the argmax span, or the top tokens, is kept."""
+    """What the heads attend to in one response: of a layer's rows only the argmax span, or the top tokens, is kept."""
 
-    def __init__(self, sample: Encoded, heads: list[Head], level: str) -> None:
-        self.heads = {layer: [h for at, h in heads if at == layer] for layer in dict(heads)}
-        self.prompt, self.rows, self.level = sample.prompt_tokens, len(sample.tokens), level
-        self.found: list[torch.Tensor] = []  # (heads of a layer, spans) or (heads of a layer, rows, top), by layer
-        self._of_response = _indicator(sample.response, self.prompt, self.rows)
-        self._of_prompt = _indicator(sample.prompt, 0, self.prompt)
-        self._top = max(1, int(TOP_SHARE * self.prompt))
+    def __init__(self, sample: Encoded, level: str) -> None:
+        self.sample, self._level = sample, level
+        self._found: list[torch.Tensor] = []  # (heads of a layer, spans or rows, chosen), by layer
+        self._ties: list[torch.Tensor] = []
+        self._of_response = _indicator(sample.response, sample.prompt_tokens, len(sample.tokens))
+        self._of_prompt = _indicator(sample.prompt, 0, sample.prompt_tokens)
+        self._top = max(1, int(TOP_SHARE * sample.prompt_tokens))
 
-    def watch(self, layer: int, query: torch.Tensor, key: torch.Tensor, allowed: torch.Tensor) -> None:
-        """Reduce one layer: scaled queries (heads, rows, d), keys (key heads, columns, d), allowed (rows, columns)."""
-        if layer not in self.heads:
-            return
-        chosen = torch.as_tensor(self.heads[layer], device=query.device)
-        keys = key[chosen // (len(query) // len(key))].float()
-        scores = (query[chosen].float() @ keys.mT).masked_fill_(~allowed, -torch.inf)
-        if self.level == "token":
-            self.found.append(scores[..., : self.prompt].topk(self._top, sorted=False).indices)
-            return
-        weights = functional.softmax(scores, dim=-1)[..., : self.prompt]
-        masses = self._of_response.to(weights.device) @ weights @ self._of_prompt.mT.to(weights.device)
-        self.found.append(masses.argmax(dim=-1))
+    def reduce(self, scores: torch.Tensor) -> None:
+        """Take in one layer's scores (heads, rows, columns), those of the prompt first; they are not kept."""
+        prompt = self.sample.prompt_tokens
+        if self._level == "token":
+            chosen, ties = _top(scores[..., :prompt], self._top)
+        else:
+            weights = functional.softmax(scores, dim=-1)[..., :prompt]
+            masses = self._of_response.to(weights.device) @ weights @ self._of_prompt.mT.to(weights.device)
+            chosen, ties = _top(masses, 1)
+        self._found.append(chosen.int())  # half the memory until the last states are known
+        self._ties.append(ties)
+
+    @property
+    def found(self) -> list[torch.Tensor]:
+        """What each layer's heads chose."""
+        return [each.to(self._found[-1].device) for each in self._found]
+
+    @property
+    def ties(self) -> int:
+        """How many choices another came within 1e-6 of, in attention (chunk level) or in its logit (token level)."""
+        return sum(int(each) for each in self._ties)
+
+
+def _top(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the `count` largest of each row (…, n) are, in no order, and in how many rows the next one comes near."""
+    if values.shape[-1] <= count:
+        return values.topk(count, sorted=False).indices, torch.zeros((), device=values.device)
+    best = values.topk(count + 1, sorted=False)  # and the next, which an order would cost half as much again to tell
+    least = best.values.argmin(dim=-1, keepdim=True)
+    next_best = best.values.gather(-1, least)
+    ties = (best.values.scatter(-1, least, torch.inf).amin(dim=-1, keepdim=True) - next_best < _TIE).sum()
+    return best.indices.scatter(-1, least, best.indices[..., -1:])[..., :-1], ties
 
 
 def _indicator(spans: list[Span], start: int, length: int) -> torch.Tensor:
@@ -155,22 +200,26 @@ def _indicator(spans: list[Span], start: int, length: int) -> torch.Tensor:
     return matrix
 
 
-def _ecs_of_spans(seen: _Attended, sample: Encoded, embed: Embed) -> NDArray[np.float64]:
-    vectors = embed([span.text for span in (*sample.prompt, *sample.response)]).astype(np.float64)
-    prompt, response = vectors[: len(sample.prompt)], vectors[len(sample.prompt) :]
-    attended = torch.cat(seen.found).mT.cpu().numpy()  # (spans, heads)
-    return np.asarray(np.take_along_axis(response @ prompt.T, attended, axis=1))
+def _ecs_of_spans(seen: list[_Attended], embed: Embed) -> list[NDArray[np.float64]]:
+    """Cosine of each response span with the prompt span that each head attends to most: (spans, heads) a response."""
+    texts = [[span.text for span in (*each.sample.prompt, *each.sample.response)] for each in seen]
+    vectors = embed([text for each in texts for text in each]).astype(np.float64)
+    scores = []
+    for each, own in zip(seen, np.split(vectors, np.cumsum([len(each) for each in texts])[:-1]), strict=True):
+        prompt, response = own[: len(each.sample.prompt)], own[len(each.sample.prompt) :]
+        attended = torch.cat(each.found)[..., 0].mT.long().cpu().numpy()
+        scores.append(np.asarray(np.take_along_axis(response @ prompt.T, attended, axis=1)))
+    return scores
 
 
 def _ecs_of_tokens(seen: _Attended, states: torch.Tensor, last: torch.Tensor) -> NDArray[np.float64]:
-    """Cosine of each row's state and the mean of the chosen prompt states, as one matrix product a layer."""
+    """Cosine of each row's state and the mean of the chosen prompt states."""
     prompt = torch.cat([states, last[:1]]).float()
     own = last.float()
     columns = []
     for chosen in seen.found:
-        weights = torch.zeros(*chosen.shape[:2], len(prompt), device=prompt.device)
-        means = weights.scatter_(-1, chosen, 1 / chosen.shape[-1]) @ prompt
-        columns.append(functional.cosine_similarity(means, own, dim=-1))
+        means = functional.embedding_bag(chosen.flatten(end_dim=1).to(prompt.device), prompt, mode="mean")
+        columns.append(functional.cosine_similarity(means.view(*chosen.shape[:2], -1), own, dim=-1))
     return torch.cat(columns).mT.double().cpu().numpy()
 
 
@@ -193,13 +242,14 @@ class _Lens:
 
     def divergence(self, after: list[torch.Tensor], before: list[torch.Tensor], pks: str) -> NDArray[np.float64]:
         """Divergence of what states after and before an FFN are read as, layers of (rows, hidden): (rows, layers)."""
+        reduce = _compiled_divergence if self._model.compiled else _divergence
         pieces = []
         pairs = list(zip(torch.cat(after).split(self._rows), torch.cat(before).split(self._rows), strict=True))
         for pair in pairs:
             logits = self._model.lens(torch.cat(pair), out=self._buffer[: 2 * len(pair[0])]).float()
             p, q = logits.chunk(2)
             step = max(1, _PIECE // self.vocabulary) if p.device.type == "cpu" else len(p)
-            pieces += [_divergence(p[i : i + step], q[i : i + step], pks) for i in range(0, len(p), step)]
+            pieces += [reduce(p[i : i + step], q[i : i + step], pks) for i in range(0, len(p), step)]
         return torch.cat(pieces).view(len(after), -1).mT.double().cpu().numpy()
 
 
@@ -218,34 +268,4 @@ def _divergence(p: torch.Tensor, q: torch.Tensor, pks: str) -> torch.Tensor:
     return both.sum(dim=-1).mul_(0.5).clamp_(min=0)
 
 
-# --- watching attention as it is computed ------------------------------------------------------------------------
-
-
-def _attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, **options: Any
-) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention that shows queries and keys, positions applied, to those who watch."""
-    scale = options.get("scaling") or query.shape[-1] ** -0.5
-    for b, watcher in enumerate(_watchers.get()):
-        rows = watcher.rows
-        columns = key.shape[2] - query.shape[2] + rows
-        if mask is None:  # transformers leaves out a mask that is plainly causal
-            allowed = torch.ones(rows, columns, dtype=torch.bool, device=key.device).tril(columns - rows)
-        else:
-            allowed = mask[min(b, len(mask) - 1), 0, :rows, :columns]
-        watcher.watch(int(module.layer_idx), query[b, :, :rows] * scale, key[b, :, :columns], allowed)
-    output: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **options)
-    return output
-
-
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-@contextmanager
-def _watching(watchers: list[_Attended]) -> Iterator[None]:
-    token = _watchers.set(watchers)
-    try:
-        yield
-    finally:
-        _watchers.reset(token)
+_compiled_divergence = torch.compile(_divergence, dynamic=True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.detect import baseline, data, extract
-from experiments.detect.embed import Embed, embedder
+from experiments.detect import data, extract
+from experiments.detect.baseline import Head
+from experiments.detect.check import check
+from experiments.detect.compute import Compute, find_batch_tokens, here, in_workers, load
 from experiments.detect.encode import Encoded, encode
+from experiments.detect.extract import Features
 from experiments.detect.params import DetectInfer
 from experiments.models import language
-from experiments.statistics import Floats
+from harness import cache
 from harness.stage import BadInput, Context, Records
 
 BUILTIN = Path(__file__).with_name("builtin.jsonl")
@@ -37,70 +41,120 @@ def infer(params: DetectInfer, context: Context) -> Records:
         prompt_chars=params.prompt_chars,
         limit=params.limit,
     )
+    described = language.describe(params.model)
+    heads = _heads(params, described.config)
     with context.clock.warmup():
-        model = language.load(params.model, params.precision, context.device, attention=extract.ATTENTION)
-        heads = _heads(params, model)
-        encoded = [
-            encode(
-                sample,
-                model,
-                chat_template=params.chat_template,
-                max_length=params.max_sequence_length,
-                span_chars=params.span_chars,
-            )
-            for sample in samples
-        ]
-
-        def compute(group: list[Encoded], embed: Embed) -> list[extract.Features]:
-            return extract.extract(model, group, heads, params.level, params.pks, embed, params.batch_tokens)
-
-        compute(encoded[:1], embedder(params.embedder, model))
-    embed = embedder(params.embedder, model)
-    rows: dict[int, list[dict[str, Any]]] = {}
+        model, compute = load(params, context.device, heads)
+        batch_tokens = _batch_tokens(params, described, compute, samples, context)
+        checked = _check(params, described, model, compute, heads, samples, context)
+        del model
+    context.clock.forget_peak()
+    journal = context.journal
+    batches = _left(
+        extract.batches(_encoded(params, described, _prompts_together(samples)), batch_tokens), journal.done
+    )
+    if params.workers == 1:
+        computed = here(compute, batches, context.clock)
+    else:
+        del compute
+        computed = in_workers(params, context.device, heads, batches, context.clock)
     with context.progress(len(samples), "detect") as advance:
-        for group in _by_prompt(encoded):
-            with context.clock.batch(samples=len(group), tokens=sum(len(encoded[i].ids) for i in group)):
-                features = compute([encoded[i] for i in group], embed)
-            rows |= {
-                i: _rows(samples[i], encoded[i], params.level, heads, *found)
-                for i, found in zip(group, features, strict=True)
-            }
-            counts["prompt_tokens_shared"] = counts.get("prompt_tokens_shared", 0) + _shared(encoded, group)
-            advance(len(group))
-    counts["cut_to_window"] = sum(tokens.cut for tokens in encoded)
-    frame = pd.DataFrame([row for i in range(len(samples)) for row in rows[i]])
-    return Records(frame, context.clock.cost(), {"counts": counts, "pks": params.pks})
+        advance(len(journal.done))
+        for batch, features, reading in computed:
+            frame = pd.DataFrame(
+                [row for each in zip(batch, features, strict=True) for row in _rows(params, heads, *each)]
+            )
+            journal.keep(frame, [each.sample.id for each in batch], _counted(batch, features), reading)
+            advance(len(batch))
+    place = {sample.id: i for i, sample in enumerate(samples)}
+    frame = journal.frame()
+    frame = frame.iloc[frame["group"].map(place).argsort(kind="stable")].reset_index(drop=True)
+    return context.records(frame, counts, pks=params.pks, batch_tokens=batch_tokens, checked=checked)
 
 
-def _by_prompt(encoded: list[Encoded]) -> list[list[int]]:
-    """Indices of the samples, those with the same prompt tokens together, in order of first appearance."""
-    groups: dict[bytes, list[int]] = {}
-    for i, sample in enumerate(encoded):
-        groups.setdefault(sample.ids[: sample.prompt_tokens].tobytes(), []).append(i)
-    return list(groups.values())
+def _prompts_together(samples: list[data.Sample]) -> Iterator[data.Sample]:
+    """The samples, those with the same prompt after each other, in order of first appearance."""
+    by_prompt: dict[str, list[data.Sample]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt, []).append(sample)
+    return (sample for group in by_prompt.values() for sample in group)
 
 
-def _shared(encoded: list[Encoded], group: list[int]) -> int:
-    """Prompt tokens that a group did not have to compute again."""
-    return (len(group) - 1) * (encoded[group[0]].prompt_tokens - 1)
+def _encoded(params: DetectInfer, model: language.Reader, samples: Iterable[data.Sample]) -> Iterator[Encoded]:
+    """Tokenise only when a batch is put together, so that memory does not grow with the data."""
+    for sample in samples:
+        yield encode(
+            sample,
+            model,
+            chat_template=params.chat_template,
+            max_length=params.max_sequence_length,
+            span_chars=params.span_chars,
+        )
 
 
-def _rows(
-    sample: data.Sample, encoded: Encoded, level: str, heads: list[baseline.Head], ecs: Floats, pks: Floats
-) -> list[dict[str, Any]]:
-    items = encoded.response if level == "chunk" else encoded.tokens
+def _left(batches: Iterable[list[Encoded]], done: set[str]) -> Iterator[list[Encoded]]:
+    """What an interrupted run has not done yet."""
+    for batch in batches:
+        if left := [each for each in batch if each.sample.id not in done]:
+            yield left
+
+
+def _batch_tokens(
+    params: DetectInfer, model: language.Reader, compute: Compute, samples: list[data.Sample], context: Context
+) -> int:
+    """The batch size given, or found for this model on this hardware; the longest sample warms up either way."""
+    (longest,) = _encoded(params, model, [max(samples, key=lambda sample: len(sample.prompt) + len(sample.response))])
+    compute([longest])
+    if params.batch_tokens != "auto":
+        return params.batch_tokens
+
+    def find() -> int:
+        return find_batch_tokens(compute, longest, context.device, params.max_memory_gb)
+
+    made_of = f"{language.digest(params.model)} {params.precision} {params.level} {params.max_memory_gb}"
+    return cache.remember(f"batch_tokens-{context.hardware}-{hashlib.sha256(made_of.encode()).hexdigest()}", find)
+
+
+def _check(
+    params: DetectInfer,
+    described: language.Reader,
+    model: language.LanguageModel,
+    compute: Compute,
+    heads: list[Head],
+    samples: list[data.Sample],
+    context: Context,
+) -> dict[str, Any]:
+    """Compare a few samples from all over the data with fp32, when anything less precise is used."""
+    if params.precision == "fp32" or not params.precision_check:
+        return {}
+    some = samples[:: -(-len(samples) // params.precision_check)]
+    return check(params, model, compute, context.device, heads, list(_encoded(params, described, some)))
+
+
+def _counted(batch: list[Encoded], features: list[Features]) -> dict[str, int]:
+    read = sum(each.prompt_tokens - 1 + len(each.tokens) for each in batch)
+    return {
+        "cut_to_window": sum(each.cut for each in batch),
+        "prompt_tokens_shared": read - extract.computed_tokens(batch),
+        "near_ties": sum(found.ties for found in features),
+    }
+
+
+def _rows(params: DetectInfer, heads: list[Head], encoded: Encoded, found: Features) -> list[dict[str, Any]]:
+    sample = encoded.sample
+    items = encoded.response if params.level == "chunk" else encoded.tokens
     return [
         {"group": sample.id, "item": i, "label": item.label, "length": len(item.text), "source": sample.group}
         | ({"task": sample.task} if sample.task is not None else {})
-        | {f"ecs_{layer}_{head}": value for (layer, head), value in zip(heads, ecs[i], strict=True)}
-        | {f"pks_{layer}": value for layer, value in enumerate(pks[i])}
+        | {f"ecs_{layer}_{head}": value for (layer, head), value in zip(heads, found.ecs[i], strict=True)}
+        | {f"pks_{layer}": value for layer, value in enumerate(found.pks[i])}
         for i, item in enumerate(items)
     ]
 
 
-def _heads(params: DetectInfer, model: language.LanguageModel) -> list[baseline.Head]:
-    config = model.network.config.get_text_config()
-    shape = (len(model.layers), int(config.num_attention_heads))
+def _heads(params: DetectInfer, config: Any) -> list[Head]:
+    text = config.get_text_config()
+    shape = (int(text.num_hidden_layers), int(text.num_attention_heads))
     every = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]
     if params.extract_heads == "all":
         return every

@@ -37,10 +37,27 @@ class DetectInfer(Params):
     embedder: str = Field(
         "model", description="chunk level: `model` (its own mean-pooled states) or a sentence-transformers name"
     )
-    batch_tokens: int = Field(
-        1024, ge=1, le=10**6, description="response tokens computed at once; responses to one prompt share a batch"
-    )
     precision: Literal["fp32", "bf16", "fp16", "int8", "nf4", "fp4"] = Field("fp32", description="weights' precision")
+    precision_check: int = Field(
+        4, ge=0, le=1000, description="below fp32: responses computed again in fp32, to say what the precision changes"
+    )
+    attention: Literal["auto", "eager", "sdpa", "flash"] = Field(
+        "auto", description="kernel; auto: sdpa, or eager where the model caps its scores"
+    )
+    compile: bool = Field(
+        False, description="compile the feed-forward blocks and the divergence (needs a C++ compiler)"
+    )
+    batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=10**6)] = Field(
+        "auto", description="tokens computed at once; auto: what fits into memory, found once on each hardware"
+    )
+    workers: int = Field(1, ge=1, le=64, description="processes that hold a model each, on GPUs of their own if any")
+    device_map: Literal["single", "auto", "balanced", "sequential"] = Field(
+        "single", description="one device, or the model spread over all and offloaded (accelerate's device maps)"
+    )
+    max_memory_gb: float | None = Field(
+        None, gt=0, description="most memory of each device for weights (device maps) and for batches (auto)"
+    )
+    cleanup_every: int = Field(0, ge=0, le=10**6, description="free cached memory after so many batches (0: never)")
 
 
 class DetectScore(Params):
@@ -58,7 +75,9 @@ class DetectScore(Params):
     select: Literal["auc", "mutual_info"] = Field("auc", description="what ranks heads and layers")
     top_n: int = Field(3, ge=1, le=1024, description="heads summed into ECS when heads=auto")
     top_k: int = Field(3, ge=1, le=256, description="layers summed into PKS")
-    alpha: float = Field(0.6, ge=0, le=10, description="weight of ECS")
+    alpha: Literal["best"] | Annotated[float, Field(ge=0, le=10)] = Field(
+        0.6, description="weight of ECS; best: where the AUC of the training responses is highest"
+    )
     m: float = Field(1.0, ge=0, le=10, description="weight of PKS")
     threshold: Literal["auto"] | Annotated[float, Field(ge=-20, le=20)] = Field(
         "auto", description="score called hallucinated; auto: F1-best in training"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
@@ -20,6 +21,11 @@ from experiments.detect import figures
 from experiments.detect.params import DetectScore
 from experiments.statistics import Floats, Ints
 from harness.stage import BadInput, Records, Report, Undefined
+
+_ALPHA_MAX = 10.0
+_PAIRS = 1_000_000  # pairs of responses looked at together: bounds memory at 100 MB however many there are
+_BINS = 16_381  # of alpha's range; a prime, so that no border is a ratio of small numbers, where many pairs change
+_NARROW = 1e-9  # an interval of alpha this narrow is the work of rounding
 
 
 @dataclass(frozen=True)
@@ -92,17 +98,67 @@ def _require_columns(frame: pd.DataFrame) -> None:
 
 def fit_linear(train: Spans, params: DetectScore) -> Detector:
     """The published combination: m * PKS - alpha * ECS, each a min-max scaled sum of the chosen columns."""
-    layers = _best_columns(train.pks, train.label, params.top_k, params)
-    heads = _choose_heads(train, params)
-    scale_ecs, scale_pks = _min_max(_sum(train.ecs, heads)), _min_max(_sum(train.pks, layers))
+    layers = best_columns(train.pks, train.label, params.top_k, params)
+    heads = choose_heads(train, params)
+    scale_ecs, scale_pks = min_max(_sum(train.ecs, heads)), min_max(_sum(train.pks, layers))
+
+    def scaled(spans: Spans) -> tuple[Floats, Floats]:
+        return scale_ecs(_sum(spans.ecs, heads)), scale_pks(_sum(spans.pks, layers))
+
+    def best() -> float:
+        ecs, pks = scaled(train)
+        return best_alpha(train.responses["label"].to_numpy(), train.mean(ecs), train.mean(pks), params.m)
+
+    alpha = best() if params.alpha == "best" else params.alpha
 
     def score(spans: Spans) -> Scores:
-        ecs, pks = scale_ecs(_sum(spans.ecs, heads)), scale_pks(_sum(spans.pks, layers))
-        span = params.m * pks - params.alpha * ecs
+        ecs, pks = scaled(spans)
+        span = params.m * pks - alpha * ecs
         parts = {"span": span, "ecs": spans.mean(-ecs), "pks": spans.mean(pks)}
         return Scores(spans.mean(span), parts, (*heads, *layers))
 
     return score
+
+
+def best_alpha(labels: Ints, ecs: Floats, pks: Floats, m: float) -> float:
+    """The alpha in [0, 10] at which m * pks - alpha * ecs, all (r,), has the highest AUROC.
+
+    That AUROC has a step where two responses of different label change places, at m (P_i - P_j) / (E_i - E_j).  Taken
+    is the middle of the interval between steps where it is highest, the widest on a tie; 1 if m is 0, when all alphas
+    rank alike.  All pairs are gone through twice: first only counted by bins of alpha, then those bins are looked into
+    which can hold the highest, so that memory is bounded.
+    """
+    statistics.require_two_classes(labels)
+    if m == 0:
+        return 1.0
+    (e1, p1), (e0, p0) = ((ecs[labels == label], m * pks[labels == label]) for label in (1, 0))
+
+    def steps() -> Iterator[tuple[Floats, NDArray[np.bool_], Ints]]:
+        """Where a pair changes places, whether its hallucinated side then leads, and the bin it lies in."""
+        for rows in np.array_split(np.arange(len(e1)), -(-len(e1) * len(e0) // _PAIRS)):
+            lead, fall = p1[rows, None] - p0, e1[rows, None] - e0
+            at = np.divide(lead, fall, out=np.zeros_like(lead), where=fall != 0)
+            inside = (at > 0) & (at < _ALPHA_MAX)
+            yield at[inside], fall[inside] < 0, (at[inside] * (_BINS / _ALPHA_MAX)).astype(np.int64)
+
+    gained, lost = np.zeros(_BINS), np.zeros(_BINS)
+    for _, gains, bins in steps():
+        gained += np.bincount(bins[gains], minlength=_BINS)
+        lost += np.bincount(bins[~gains], minlength=_BINS)
+    before = np.cumsum(gained - lost) - (gained - lost)  # pairs won since alpha = 0
+    close = before + gained >= before.max()
+    found = [(at[close[bins]], np.where(gains, 1.0, -1.0)[close[bins]]) for at, gains, bins in steps()]
+    at = np.concatenate([np.flatnonzero(~close) * (_ALPHA_MAX / _BINS), *(each for each, _ in found)])
+    change = np.concatenate([(gained - lost)[~close], *(each for _, each in found)])
+    order = np.argsort(at, kind="stable")
+    ends = np.concatenate([[0.0], at[order], [_ALPHA_MAX]])
+    won = np.concatenate([[0.0], np.cumsum(change[order])])
+    width = np.diff(ends)
+    won[width < _NARROW] = -np.inf
+    widest = int(np.where(won == won.max(), width, 0).argmax())
+    middle = float(ends[widest] + width[widest] / 2)
+    # At either end of the range, pairs may be tied that are lost at every other alpha.
+    return max((middle, 0.0, _ALPHA_MAX), key=lambda alpha: statistics.auc(labels, m * pks - alpha * ecs))
 
 
 def fit_logistic(train: Spans, params: DetectScore) -> Detector:
@@ -113,7 +169,7 @@ def fit_logistic(train: Spans, params: DetectScore) -> Detector:
     statistics.require_two_classes(train.responses["label"].to_numpy())
     pks = train.pks.to_numpy()
     floor = float(pks[pks > 0].min()) if (pks > 0).any() else 1.0
-    heads = _names(train.ecs) if params.heads == "auto" else _choose_heads(train, params)
+    heads = _names(train.ecs) if params.heads == "auto" else choose_heads(train, params)
 
     def features(spans: Spans) -> Floats:
         table = pd.concat([spans.ecs[heads], spans.pks.clip(lower=floor).apply(np.log)], axis=1)
@@ -163,9 +219,9 @@ def fit_task(train: Spans, params: DetectScore) -> Detector:
 _FITS: dict[str, Fit] = {"linear": fit_linear, "logistic": fit_logistic, "ensemble": fit_ensemble}
 
 
-def _choose_heads(train: Spans, params: DetectScore) -> list[str]:
+def choose_heads(train: Spans, params: DetectScore) -> list[str]:
     if params.heads == "auto":
-        return _best_columns(train.ecs, 1 - train.label, params.top_n, params)
+        return best_columns(train.ecs, 1 - train.label, params.top_n, params)
     if params.heads == "all":
         return _names(train.ecs)
     names = list(dict.fromkeys("ecs_" + pair.replace(".", "_") for pair in params.heads.split(",")))
@@ -177,7 +233,7 @@ def _choose_heads(train: Spans, params: DetectScore) -> list[str]:
     return names
 
 
-def _best_columns(columns: pd.DataFrame, label: Ints, count: int, params: DetectScore) -> list[str]:
+def best_columns(columns: pd.DataFrame, label: Ints, count: int, params: DetectScore) -> list[str]:
     """The `count` columns that tell label 1 best on these spans, best first; earlier columns win ties."""
     if params.select == "auc":
         worth = statistics.column_aucs(label, columns.to_numpy())
@@ -195,7 +251,7 @@ def _sum(columns: pd.DataFrame, names: list[str]) -> Floats:
     return np.asarray(columns[names].to_numpy(np.float64).sum(axis=1), dtype=np.float64)
 
 
-def _min_max(reference: Floats) -> Callable[[Floats], Floats]:
+def min_max(reference: Floats) -> Callable[[Floats], Floats]:
     """Scale so that the reference spans 0 to 1; a constant reference scales to 0, and the audit names it."""
     low, width = reference.min(), np.ptp(reference)
     return lambda values: (values - low) / width if width > 0 else np.zeros_like(values)
@@ -229,7 +285,7 @@ def out_of_fold(spans: Spans, fit: Fit, params: DetectScore) -> Judged:
     response, called = np.empty(len(labels)), np.empty(len(labels), dtype=np.int64)
     parts: dict[str, Floats] = {}
     picks: dict[str, float] = {}
-    for train, test in _folds(spans, params):
+    for train, test in folds(spans, params):
         detect = fit(spans.take(train), params)
         scores = detect(spans.take(test))
         response[test] = scores.response
@@ -245,7 +301,7 @@ def out_of_fold(spans: Spans, fit: Fit, params: DetectScore) -> Judged:
 _JUDGES: dict[str, Judge] = {"crossfit": out_of_fold, "published": in_sample}
 
 
-def _folds(spans: Spans, params: DetectScore) -> list[tuple[Ints, Ints]]:
+def folds(spans: Spans, params: DetectScore) -> list[tuple[Ints, Ints]]:
     """Training and test responses of each fold; responses to one prompt stay together."""
     labels, sources = spans.responses["label"].to_numpy(), spans.responses["source"].to_numpy()
     statistics.require_two_classes(labels)

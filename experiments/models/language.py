@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import psutil
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -25,6 +27,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
+from experiments.models.packed import PACKED
 from harness.stage import BadInput
 
 BUILTIN = Path(__file__).with_name("reference")
@@ -35,6 +38,31 @@ _SMALL = 10_000_000  # parameters
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+class Reader(Protocol):
+    """What can be said of a model without its weights: how it splits text, and how much of it it takes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def window(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model's configuration and fast tokenizer."""
+
+    name: str
+    config: Any
+    tokenizer: Any
+
+    @property
+    def window(self) -> int:
+        """The most tokens the model was made for."""
+        return int(self.config.get_text_config().max_position_embeddings)
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A causal language model in evaluation mode, with its fast tokenizer."""
@@ -42,11 +70,15 @@ class LanguageModel:
     name: str
     network: Any  # a transformers *ForCausalLM: its classes share no typed interface
     tokenizer: Any
+    attention: str = "sdpa"  # the kernel that packed.py attends with
+    compiled: bool = False
 
     @property
     def device(self) -> torch.device:
-        """Where input ids belong."""
-        return torch.device(self.network.get_input_embeddings().weight.device)
+        """Where input ids belong; of weights that are offloaded, where they are brought to be used."""
+        embedding = self.network.get_input_embeddings()
+        hook = getattr(embedding, "_hf_hook", None)
+        return torch.device(hook.execution_device if hook else embedding.weight.device)
 
     @property
     def window(self) -> int:
@@ -71,14 +103,16 @@ class LanguageModel:
         """
         head = self.network.get_output_embeddings()
         normed = self.final_norm(states)
-        if out is not None and type(head) is nn.Linear and head.bias is None:
-            return torch.mm(normed, head.weight.T, out=out)
-        logits: torch.Tensor = head(normed)
-        return logits
+        plain = type(head) is nn.Linear and head.bias is None and not hasattr(head, "_hf_hook")
+        logits: torch.Tensor = torch.mm(normed, head.weight.T, out=out) if plain and out is not None else head(normed)
+        cap = getattr(self.network.config.get_text_config(), "final_logit_softcapping", None)
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
 
     @contextmanager
-    def residuals(self) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-        """Collect, while a forward pass runs, the residual stream (b, t, hidden) before and after each layer's FFN.
+    def residuals(
+        self, rows: torch.Tensor | slice = slice(None)
+    ) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """Collect, while a forward pass runs, the residual stream (b, rows, hidden) before and after each layer's FFN.
 
         Where attention and FFN work side by side, the stream before the FFN is the layer's output less the FFN's.
         """
@@ -86,13 +120,13 @@ class LanguageModel:
         after: list[torch.Tensor] = []
 
         def keep_input(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            before.append(inputs[0])
+            before.append(inputs[0][:, rows])
 
         def keep_ffn(_: nn.Module, __: Any, output: torch.Tensor) -> None:
-            before.append(output)
+            before.append(output[:, rows])
 
         def keep_output(_: nn.Module, __: Any, output: Any) -> None:
-            after.append(output[0] if isinstance(output, tuple) else output)
+            after.append((output[0] if isinstance(output, tuple) else output)[:, rows])
 
         def subtract_ffn(_: nn.Module, __: Any, output: Any) -> None:
             keep_output(_, __, output)
@@ -154,38 +188,89 @@ def digest(name: str) -> str:
     return total.hexdigest()
 
 
-def load(name: str, precision: str, device: str, attention: str) -> LanguageModel:
-    """Load a model for evaluation on `device`, with the named attention implementation of transformers."""
+def describe(name: str) -> Described:
+    """Read a model's configuration and tokenizer, not its weights."""
     folder = locate(name)
-    quantised = precision not in _DTYPES
-    options: dict[str, Any] = {"attn_implementation": attention, "local_files_only": True}
-    if quantised:
-        options |= {"quantization_config": _quantisation(precision), "device_map": {"": device}}
-    logging.disable_progress_bar()  # a bar over weights read in a second only hides the bar over samples
-    logging.set_verbosity_error()  # what must not pass, as missing weights, is refused below
-    try:
+    with _readable(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        dtype = torch.bfloat16 if quantised else _DTYPES[precision]
-        options |= {"config": config, "dtype": dtype, "output_loading_info": True}
-        network, loaded = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise BadInput(f"model {name}: cannot be loaded: {_brief(error)}") from error
-    if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
-        raise BadInput(f"model {name}: its weights lack {len(missing)} that config.json asks for, such as {missing[0]}")
-    if not quantised:  # bitsandbytes has placed its weights by then
-        network.to(device)
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput(f"model {name}: its tokenizer has no fast version, and character offsets need one")
+    return Described(name, config, tokenizer)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever transformers throws at a damaged or unsupported model, as one line."""
+    logging.disable_progress_bar()  # a bar over weights read in a second only hides the bar over samples
+    logging.set_verbosity_error()  # what must not pass, as missing weights, is refused by `load`
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise BadInput(f"model {name}: cannot be loaded: {_brief(error)}") from error
+
+
+def load(
+    name: str,
+    precision: str,
+    device: str,
+    *,
+    attention: str = "auto",
+    device_map: str = "single",
+    max_memory_gb: float | None = None,
+    compiled: bool = False,
+) -> LanguageModel:
+    """Load a model for evaluation by packed.forward, whole on `device` or spread and offloaded by accelerate.
+
+    `precision` is that of the weights; of a check point that is quantised already, that of its computations.
+    """
+    described = describe(name)
+    options = _placement(device, device_map, max_memory_gb) | _numbers(name, described.config, precision)
+    options |= {"config": described.config, "attn_implementation": PACKED, "local_files_only": True}
+    with _readable(name):
+        network, loaded = AutoModelForCausalLM.from_pretrained(locate(name), output_loading_info=True, **options)
+    if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
+        raise BadInput(f"model {name}: its weights lack {len(missing)} that config.json asks for, such as {missing[0]}")
+    if attention in {"sdpa", "flash"} and getattr(described.config.get_text_config(), "attn_logit_softcapping", None):
+        raise BadInput(f"attention = {attention}: {name} caps its attention scores, which only eager attention can")
     if device == "cpu" and network.num_parameters() < _SMALL:
         torch.set_num_threads(1)
-    return LanguageModel(name, network.eval(), tokenizer)
+    model = LanguageModel(
+        name, network.eval(), described.tokenizer, "sdpa" if attention == "auto" else attention, compiled
+    )
+    if compiled:
+        for layer in model.layers:
+            model._part(layer, ("mlp",)).compile(dynamic=True)
+    return model
 
 
-def _quantisation(precision: str) -> Any:
+def _placement(device: str, device_map: str, max_memory_gb: float | None) -> dict[str, Any]:
+    """Where accelerate puts the weights: what exceeds `max_memory_gb` a device goes on to the processor, then disk."""
+    if device_map == "single":
+        return {"device_map": {"": device}}
+    options: dict[str, Any] = {"device_map": device_map, "offload_folder": tempfile.mkdtemp(prefix="rigsweep-offload-")}
+    if max_memory_gb is not None:
+        accelerators = range(torch.cuda.device_count()) if device == "cuda" else [device]
+        limit = dict.fromkeys(accelerators, f"{max_memory_gb}GiB")
+        options["max_memory"] = {"cpu": f"{psutil.virtual_memory().available / 2**30:.2f}GiB"} | limit
+    return options
+
+
+def _numbers(name: str, config: Any, precision: str) -> dict[str, Any]:
+    """In which numbers weights are held and computed with."""
+    quantised = getattr(config, "quantization_config", None)
+    if precision in _DTYPES:
+        return {"dtype": _DTYPES[precision]}
+    if quantised:
+        method = dict(quantised).get("quant_method", "another")
+        raise BadInput(f"precision = {precision}: {name} is quantised by {method} already; fp16, bf16 or fp32")
     if precision == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=torch.bfloat16)
+        rule = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        rule = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    return {"dtype": torch.bfloat16, "quantization_config": rule}
 
 
 def _from_hub(name: str) -> Path:
