@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic.fields import FieldInfo
 from tqdm import tqdm
 
 from experiments import STAGES
-from harness import hardware, run
-from harness.stage import BadInput, Params, Stage
+from harness import cache, hardware, run
+from harness.compare import CompareOptions
+from harness.engine import InProcess
+from harness.space import SweepOptions
+from harness.stage import BadInput, Finding, Params, Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.conclude import Conclusion
+    from harness.sweep import Sweep, Trial
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,6 +65,10 @@ def _main(arguments: list[str]) -> int:
         return 0
     if given.command == "bench":
         return _bench(given)
+    if given.command == "sweep":
+        return _sweep(given)
+    if given.command == "compare":
+        return _compare(given)
     stage = _stage(given.command)
     from harness.tracking import tracked  # mlflow takes seconds to import, which --help need not wait for
 
@@ -74,20 +90,135 @@ def _stage(name: str) -> Stage[Any, Any]:
     return next(stage for stage in STAGES if stage.name == name)
 
 
+def _sweep(given: argparse.Namespace) -> int:
+    """Search a stage's settings, go on with the study where there is one, and score the winner on the holdout."""
+    from harness import conclude, sweep  # optuna takes a second to import
+    from harness.tracking import Children, tracked
+
+    stage = _stage(given.stage)
+    planned = sweep.prepare(_settings(given), lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
+    with sweep.opened(planned) as (study, why), tracked(stage.name, "study", study.parent) as tracked_run:
+        study.parent = tracked_run.run_id
+        print(f"study {planned.name} in {planned.options.storage}" + (f": {why}" if why else ""))
+        children = Children(tracked_run, planned.tags())
+        try:
+            for trial in study.trials():
+                children.add(**trial.row())
+            study.conduct(InProcess(), _progress, lambda trial: children.add(**trial.row()))
+        except KeyboardInterrupt:
+            _print_trials(planned, study.trials())
+            raise
+        finally:
+            children.close()
+        trials = study.trials()
+        conclusion = conclude.conclude(planned, trials, _progress)
+        for trial in sweep.pareto(trials, planned):
+            children.tag(trial.number, "pareto", "true")
+        if conclusion.winner:
+            children.tag(conclusion.winner.number, "winner", "true")
+        tracked_run.record_sweep(
+            planned.settings(), conclusion.metrics, planned.tags() | {"kind": "study", "note": _summary(conclusion)},
+            conclusion.findings, sweep.table(trials, planned),
+        )  # fmt: skip
+        texts = {
+            "sweep.json": json.dumps(conclusion.as_json(planned, trials), indent=2),
+            "search_space.yaml": planned.space.text,
+        }
+        drawn = conclusion.selection.figures if conclusion.selection else {}
+        tracked_run.record_files({**sweep.figures(study), **drawn}, texts | {"figures.html": sweep.interactive(study)})
+        _print_trials(planned, trials)
+        _print_conclusion(conclusion)
+        print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
+        print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}, filter: {planned.filter()}")
+        if conclusion.winner is None:
+            raise BadInput(f"sweep: {conclusion.findings[0].message}")
+    return 0
+
+
+def _summary(conclusion: Conclusion) -> str:
+    """What a reader of the study's page should see first."""
+    if conclusion.winner is None:
+        return "No winner."
+    settings = " ".join(f"{name}={value}" for name, value in conclusion.winner.params.items())
+    figures = "\n".join(f"- {name}: {value:.4f}" for name, value in conclusion.metrics.items())
+    return f"Winner: trial {conclusion.winner.number}, {settings}\n\n{figures}"
+
+
+def _compare(given: argparse.Namespace) -> int:
+    """Rank tracked runs of a stage, and log the leaderboard and its pictures as a run of its own."""
+    from harness import compare
+    from harness.tracking import listed, tracked
+
+    stage, settings = _stage(given.stage), _settings(given)
+    if unknown := [name for name in settings if name not in CompareOptions.model_fields]:
+        raise BadInput(f"compare has no option {unknown[0]}; there are {', '.join(CompareOptions.model_fields)}")
+    options = run.validate(CompareOptions, stage, settings, dict.fromkeys(settings, "given"))
+    runs, _ = listed(options.tags(stage.name))
+    table = compare.leaderboard(runs, stage, options)
+    shown = table.drop(columns="run_id").head(options.top)
+    print(shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
+    with tracked(stage.name, "comparison") as tracked_run:
+        tracked_run.record_table("leaderboard", table)
+        metric = options.metric or stage.metrics[0].name
+        tracked_run.record_files(compare.figures(table, metric), {})
+        print(f"\n{len(table)} runs; pictures in run {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
+    return 0
+
+
+def _print_trials(planned: Sweep, trials: list[Trial]) -> None:
+    from harness.sweep import pareto
+
+    failed = sum(trial.values is None for trial in trials)
+    print(f"\n{len(trials)} of {planned.options.trials} trials, {failed} failed; the same command goes on from here")
+    for trial in pareto(trials, planned)[:10]:
+        values = ", ".join(
+            f"{name} {value:.4f}" for name, value in zip(planned.space.objectives, trial.values or (), strict=True)
+        )
+        settings = " ".join(f"{name}={value}" for name, value in trial.params.items())
+        print(f"  trial {trial.number:<5} {values}  with {settings}")
+
+
+def _print_conclusion(conclusion: Conclusion) -> None:
+    for name, value in conclusion.metrics.items():
+        if not name.endswith(("_low", "_high")):
+            ends = [
+                conclusion.metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in conclusion.metrics
+            ]
+            print(f"  {name:<26} {value:>12.4f}" + ("  [{:.4f}, {:.4f}]".format(*ends) if ends else ""))
+    _print_findings(conclusion.findings)
+
+
 def _bench(given: argparse.Namespace) -> int:
     """Measure a stage against its baseline, print the table and keep it as a run of its own."""
     if given.unknown:
         raise BadInput(f"bench: {given.unknown[0]} is not an option; --quick, --repeats and --device are")
-    bench = _stage(given.stage).bench
-    assert bench is not None  # the parser lists only stages that have one
     from harness.tracking import tracked
 
-    with tracked(f"bench-{given.stage}") as tracked_run:
-        table = bench(given.device, given.repeats, given.quick, _progress)
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-        tracked_run.record_table("bench", table)
+    with tracked(f"bench-{given.stage}", "benchmark") as tracked_run:
+        for name, table in _bench_tables(given):
+            print(f"\n{table.to_string(index=False, float_format=lambda value: f'{value:.3f}')}")
+            tracked_run.record_table(name, table)
         print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
     return 0
+
+
+def _bench_tables(given: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The tables of a benchmark, each as soon as it is measured."""
+    if given.stage != "sweep":
+        bench = _stage(given.stage).bench
+        assert bench is not None  # the parser lists only stages that have one
+        yield "bench", bench(given.device, given.repeats, given.quick, _progress)
+        return
+    from experiments.detect.bench_score import bench_score, paper_features
+    from harness.bench import bookkeeping
+
+    with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder:
+        file = Path(folder) / "features.parquet"
+        cache.write(paper_features()[0], file)
+        settings = {"records": str(file), "folds": "5"}
+        yield "bookkeeping", bookkeeping(_stage("detect"), settings, 200 if given.quick else 2000, _progress)
+    if not given.quick:
+        yield "scoring", bench_score(_progress)
 
 
 def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -95,30 +226,51 @@ def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Name
     parser = _Parser(prog="python -m harness", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     for stage in STAGES:
-        command = commands.add_parser(
-            stage.name,
-            usage=f"python -m harness {stage.name} [--SETTING VALUE ...]",
-            help=stage.summary,
-            description=stage.summary,
-            allow_abbrev=False,
-            argument_default=argparse.SUPPRESS,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=110),
-        )
+        _add_stage(commands, stage, f"python -m harness {stage.name}", {})
+    sweep = commands.add_parser("sweep", help="search a stage's settings: sweep STAGE --trials N", allow_abbrev=False)
+    stages = sweep.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
+    for stage in STAGES:
+        _add_stage(stages, stage, f"python -m harness sweep {stage.name}", {"sweep": SweepOptions})
+    compare = commands.add_parser("compare", help="rank tracked runs: compare STAGE", allow_abbrev=False)
+    stages = compare.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
+    for stage in STAGES:
+        command = stages.add_parser(stage.name, allow_abbrev=False, argument_default=argparse.SUPPRESS)
         command.add_argument("--debug", action="store_true", help="show tracebacks")
-        for title, model in _groups(stage).items():
-            group = command.add_argument_group(title)
-            for name, field in model.model_fields.items():
-                group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
+        _add_fields(command, CompareOptions)
     bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
-    bench.add_argument("stage", choices=[stage.name for stage in STAGES if stage.bench])
+    bench.add_argument("stage", choices=["sweep", *(stage.name for stage in STAGES if stage.bench)])
     bench.add_argument("--quick", action="store_true", help="the first case only")
     bench.add_argument("--repeats", type=int, default=3, help="timed runs of each side, in turn [default 3]")
     bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run [default cpu]")
     bench.add_argument("--debug", action="store_true", help="show tracebacks")
+    if arguments[:1] in (["sweep"], ["compare"]) and "--stage" in arguments[:-1]:  # as `mlflow run -P stage=…` has it
+        at = arguments.index("--stage")
+        arguments = [arguments[0], arguments[at + 1], *arguments[1:at], *arguments[at + 2 :]]
     hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
     namespace, unknown = parser.parse_known_args(hyphenated)
     namespace.unknown = unknown
     return parser, namespace
+
+
+def _add_stage(commands: Any, stage: Stage[Any, Any], usage: str, more: dict[str, type[Params]]) -> None:
+    """A subcommand with one option a field."""
+    command = commands.add_parser(
+        stage.name,
+        usage=f"{usage} [--SETTING VALUE ...]",
+        help=stage.summary,
+        description=stage.summary,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=110),
+    )
+    command.add_argument("--debug", action="store_true", help="show tracebacks")
+    for title, model in (more | _groups(stage)).items():
+        _add_fields(command.add_argument_group(title), model)
+
+
+def _add_fields(group: Any, model: type[Params]) -> None:
+    for name, field in model.model_fields.items():
+        group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
 
 
 def _flag(word: str) -> str:
@@ -132,7 +284,7 @@ def _settings(given: argparse.Namespace) -> dict[str, str]:
     unknown = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in given.unknown if word.startswith("--")]
     if given.unknown and not unknown:
         raise BadInput(f"{given.command}: {given.unknown[0]} is not an option; settings are typed --name value")
-    settings = {name: value for name, value in vars(given).items() if name not in {"command", "unknown", "debug"}}
+    settings = {name: value for name, value in vars(given).items() if name not in _NOT_SETTINGS}
     return settings | dict.fromkeys(unknown, "")
 
 
@@ -170,24 +322,30 @@ def _help(field: FieldInfo) -> str:
     return f"{field.description} [{'; '.join([*bounds, f'default {default}'])}]".replace("%", "%%")
 
 
+_NOT_SETTINGS = {"command", "stage", "unknown", "debug"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
-    """A progress bar that counts samples a minute, the unit in which speed is reported."""
+    """A progress bar that counts by the minute, as speed is reported."""
 
     @property
     def format_dict(self) -> dict[str, Any]:
         shown = dict(super().format_dict)
         rate = shown["rate"] or (self.n / shown["elapsed"] if shown["elapsed"] else 0)
-        return shown | {"per_minute": f"{60 * rate:.0f} samples/min"}
+        return shown | {"per_minute": f"{60 * rate:.0f} {self.unit}/min"}
 
 
 @contextmanager
-def _progress(total: int, description: str) -> Iterator[Callable[[int], object]]:
-    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left]"
-    with _Bar(total=total, desc=description, bar_format=layout, dynamic_ncols=True, mininterval=0.5) as bar:
-        yield bar.update
+def _progress(total: int, description: str, unit: str = "samples") -> Iterator[Callable[..., object]]:
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left{postfix}]"
+    with _Bar(total=total, desc=description, unit=unit, bar_format=layout, dynamic_ncols=True, mininterval=0.5) as bar:
+
+        def advance(count: int, note: str = "") -> None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(count)
+
+        yield advance
 
 
 def _print(result: run.Result) -> None:
@@ -202,7 +360,11 @@ def _print(result: run.Result) -> None:
         print(f"  {name:<22} {value:>12.4f}{interval}")
     for name, reason in result.report.undefined.items():
         print(f"  {name:<22}    undefined  {reason}")
-    for finding in result.findings:
+    _print_findings(result.findings)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    for finding in findings:
         print(f"  {finding.level.upper():<4}  {finding.code}: {finding.message}")
 
 

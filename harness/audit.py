@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from harness.stage import Finding, Level, Params, Records, Report, Stage
 
-_SEVERITY = {"fail": 0, "warn": 1, "info": 2}
-_WIDE = 0.2  # an interval of the headline metric wider than this tells few configurations apart
+SEVERITY = {"fail": 0, "warn": 1, "info": 2}
+WIDE = 0.2  # an interval of the headline metric wider than this tells few configurations apart
 _MANY_ERRORS = 0.1
 
 
@@ -27,12 +27,12 @@ def audit(stage: Stage[Any, Any], records: Records, report: Report, score: Param
         *unmeasured_cost(records, replayed),
         *(finding for rule in stage.audits for finding in rule(records, report, score)),
     ]
-    return sorted(findings, key=lambda finding: _SEVERITY[finding.level])
+    return sorted(findings, key=lambda finding: SEVERITY[finding.level])
 
 
 def verdict(findings: list[Finding]) -> str:
     """The worst level found, or `ok`."""
-    return min((finding.level for finding in findings), key=lambda level: _SEVERITY[level], default="ok")
+    return min((finding.level for finding in findings), key=lambda level: SEVERITY[level], default="ok")
 
 
 def undefined_metrics(stage: Stage[Any, Any], report: Report) -> Iterator[Finding]:
@@ -112,7 +112,7 @@ def wide_interval(stage: Stage[Any, Any], report: Report) -> Iterator[Finding]:
         yield Finding(
             "warn", "chance_in_interval", f"the interval of {headline.name}, {low:.3f} to {high:.3f}, holds chance"
         )
-    if high - low > _WIDE:
+    if high - low > WIDE:
         yield Finding(
             "warn",
             "interval_wide",

@@ -24,6 +24,7 @@ from harness.measure import Cost, Reading
 from harness.stage import BadInput, Params, Records, Stage
 
 _NOTE = b"rigsweep"
+_SCORING = {"score.py", "grid.py", "figures.py", "audits.py", "bench.py", "bench_score.py"}  # they change no record
 
 
 def folder() -> Path:
@@ -47,12 +48,15 @@ def key(
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
-def code_digest(stage: Stage[Any, Any]) -> str:
-    """SHA-256 over the sources that make records: the stage's folder but its scoring, shared models, measurement."""
+def code_digest(stage: Stage[Any, Any], *, scoring: bool = False) -> str:
+    """SHA-256 over the sources that make records: the stage's folder but its scoring, shared models, measurement.
+
+    With `scoring` it covers all that decides a score as well.
+    """
     package = Path(inspect.getfile(stage.infer)).parent
-    scoring = {"score.py", "figures.py", "audits.py"}
-    sources = [path for path in package.glob("*.py") if path.name not in scoring]
+    sources = [path for path in package.glob("*.py") if scoring or path.name not in _SCORING]
     sources += [*(package.parent / "models").glob("*.py"), Path(measure.__file__)]
+    sources += package.parent.glob("*.py") if scoring else []
     total = hashlib.sha256()
     for path in sorted(sources):
         total.update(path.name.encode() + path.read_bytes())
@@ -99,7 +103,8 @@ def journal(name: str | None, *, fresh: bool) -> Iterator[Journal]:
             yield Journal(Path(scratch))
         return
     place = folder() / f"{name}.journal"
-    with _lock(place.with_suffix(".lock")):
+    busy = "these records are being inferred by another run; wait for it, or run with cache=off"
+    with lock(place.with_suffix(".lock"), busy):
         if fresh:
             shutil.rmtree(place, ignore_errors=True)
         yield Journal(place)
@@ -107,19 +112,20 @@ def journal(name: str | None, *, fresh: bool) -> Iterator[Journal]:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
+def lock(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock that dies with this process; BadInput says `busy` when another one holds it."""
+    held = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        held.acquire(timeout=0)
     except Timeout:
-        raise BadInput("these records are being inferred by another run; wait for it, or run with cache=off") from None
+        raise BadInput(busy) from None
     except OSError as error:
-        raise BadInput(f"cache {path.parent}: cannot be written: {error.strerror}") from error
+        raise BadInput(f"{path.parent}: cannot be written: {error.strerror}") from error
     try:
         yield
     finally:
-        lock.release()
+        held.release()
 
 
 class Journal:

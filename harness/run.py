@@ -101,13 +101,13 @@ def execute(plan: Plan, progress: Progress) -> Result:
     """Run one configuration; quality is the same whether its records are fresh, cached or read from a file."""
     for name in ("report", "save_records"):
         _require_writable(name, getattr(plan.options, name))
-    records, digests, replayed = _records(plan, progress)
+    records, digests, replayed = obtain(plan, progress)
     if plan.options.save_records:
         cache.write(records, Path(plan.options.save_records).expanduser())
     report = plan.stage.score(records, plan.score)
     findings = audit(plan.stage, records, report, plan.score, replayed)
     settings = {name: value for name, value in plan.settings.items() if name != "records"}
-    digests = digests | {"config": _digest(settings)}  # a new dict: the old one is the records' own
+    digests = digests | {"config": digest(settings)}  # a new dict: the old one is the records' own
     result = Result(plan, records, report, findings, digests, environment(plan.machine), replayed)
     if plan.options.report:
         write_json(Path(plan.options.report).expanduser(), result.as_json())
@@ -126,15 +126,15 @@ def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[har
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise BadInput(f"{stage.name} has no setting {name}; {hint}")
-    options = _validate(RunOptions, stage, given, dict.fromkeys(given, "given"))
+    options = validate(RunOptions, stage, given, dict.fromkeys(given, "given"))
     machine = hardware.find_machine()
     profile = hardware.choose_profile(options.hardware, machine, profiles)
     settable = stage.infer_params.model_fields.keys() | stage.score_params.model_fields.keys()
     defaults = {name: value for name, value in profile.defaults.items() if name in settable}
     origins = dict.fromkeys(known, "default")
     origins |= dict.fromkeys(defaults, f"hardware {profile.tag}") | dict.fromkeys(given, "given")
-    infer = _validate(stage.infer_params, stage, defaults | dict(given), origins)
-    score = _validate(stage.score_params, stage, defaults | dict(given), origins)
+    infer = validate(stage.infer_params, stage, defaults | dict(given), origins)
+    score = validate(stage.score_params, stage, defaults | dict(given), origins)
     if options.records:
         if useless := [name for name in given if name in stage.infer_params.model_fields]:
             raise BadInput(
@@ -166,7 +166,7 @@ def write_json(path: Path, content: Any) -> None:
         raise BadInput(f"report = {path}: cannot be written: {error.strerror}") from error
 
 
-def _records(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], bool]:
+def obtain(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], bool]:
     """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
     if plan.infer is None:
         records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
@@ -184,6 +184,13 @@ def _records(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], b
         if plan.options.cache != "off":
             cache.keep(name, records)
     return records, digests, False
+
+
+def input_digests(plan: Plan) -> dict[str, str]:
+    """What a run's records are made from, or were, by name."""
+    if plan.infer is None:
+        return _read(plan.stage, Path(str(plan.options.records)).expanduser())[1]
+    return dict(plan.stage.inputs(plan.infer))
 
 
 def _read(stage: Stage[Any, Any], path: Path) -> tuple[Records, dict[str, str]]:
@@ -225,7 +232,8 @@ def _require_sound(records: Records) -> None:
         )
 
 
-def _validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], origins: Mapping[str, str]) -> P:
+def validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], origins: Mapping[str, str]) -> P:
+    """The model made of those values that it has a field for; BadInput names the first that its field forbids."""
     try:
         return model.model_validate({name: value for name, value in values.items() if name in model.model_fields})
     except ValidationError as error:
@@ -241,7 +249,8 @@ def _surroundings(plan: Plan) -> dict[str, str]:
     return packages | {"hardware": plan.profile.tag, "device": plan.machine.name}
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """SHA-256 of plain JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ infer (expensive, cached, timed) -> Records -> score (cheap, pure) -> Report -> 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +103,7 @@ class Report:
             self.undefined[name] = f"the computation gave {value}"
 
 
-Progress = Callable[[int, str], AbstractContextManager[Callable[[int], object]]]
+Progress = Callable[..., AbstractContextManager[Callable[..., object]]]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Context:
     """What infer may know of its surroundings.
 
     `journal` takes rows as they come and knows which units of work an interrupted run has left done.
-    `with progress(total, description) as advance:` shows a bar, and `advance(n)` says that n more samples are done.
+    `with progress(total, description) as advance:` shows a bar, and `advance(n)` says that n more samples are done;
+    a third argument names another unit than samples, and `advance(n, note)` shows a note beside the bar.
     """
 
     hardware: str
@@ -138,6 +139,9 @@ class Stage(Generic[I, S]):
     `inputs` digests whatever `infer` reads (name -> digest), so that a cache key follows content, not names.
     `read` imports records that another program made.  The first of `metrics` is the headline.
     `bench(device, repeats, quick, progress)` measures the stage against a named baseline: one row a case.
+    `strata(frame)` gives for each row the group that no split may part, and the label that a split spreads evenly.
+    `held_out(train, test, params)` learns from the one and judges on the other.  `score_many(records, params, names)`
+    is `score` for many settings at once, a row each, NaN being undefined; it can give the metrics in `quick`.
     `feature_ranges` maps the prefix of feature columns to the closed range that their values must lie in.
     """
 
@@ -150,6 +154,10 @@ class Stage(Generic[I, S]):
     score: Callable[[Records, S], Report]
     metrics: tuple[Metric, ...]
     feature_ranges: Callable[[Records], Mapping[str, tuple[float, float]]]
+    strata: Callable[[pd.DataFrame], tuple[pd.Series[Any], pd.Series[int]]]
+    held_out: Callable[[Records, Records, S], Report]
     audits: tuple[Callable[[Records, Report, S], Iterable[Finding]], ...] = ()
     read: Callable[[Path], Records] | None = None
     bench: Callable[[str, int, bool, Progress], pd.DataFrame] | None = None
+    score_many: Callable[[Records, Sequence[S], Collection[str]], pd.DataFrame] | None = None
+    quick: tuple[str, ...] = ()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import re
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -23,7 +26,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from harness import cache
 from harness.audit import verdict
 from harness.run import Result, write_json
-from harness.stage import BadInput
+from harness.stage import BadInput, Finding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LONGEST = 5000  # characters that MLflow keeps of a tag's value
 _PARAMS_A_BATCH = 100
@@ -61,15 +67,143 @@ class Tracked:
             write_json(folder / "report.json", result.as_json())
             self.client.log_artifacts(self.run_id, scratch)
 
+    def record_sweep(
+        self,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        findings: list[Finding],
+        trials: pd.DataFrame,
+    ) -> None:
+        """Log what a study has come to: numbers, notes, and all its trials as CSV and as MLflow's own table."""
+        now = int(time.time() * 1000)
+        taken = self.client.get_run(self.run_id).data.params
+        listed = [Param(name, str(value)) for name, value in params.items() if name not in taken]
+        for start in range(0, len(listed), _PARAMS_A_BATCH):
+            self.client.log_batch(self.run_id, params=listed[start : start + _PARAMS_A_BATCH])
+        all_tags = {**tags, "audit": verdict(findings), "mlflow.note.content": tags["note"] + "\n\n" + _note(findings)}
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(_name(name), value, now, 0) for name, value in metrics.items()],
+            tags=[RunTag(_name(name), value[:_LONGEST]) for name, value in all_tags.items() if name != "note"],
+        )
+        self.record_table("trials", trials)
+        self.client.log_table(self.run_id, trials, "trials.json")
+
+    def record_files(self, figures: Mapping[str, Callable[[], Figure]], texts: Mapping[str, str]) -> None:
+        """Log pictures under figures/, and texts under their file names."""
+        for name, draw in figures.items():
+            self.client.log_figure(self.run_id, draw(), f"figures/{name}.png")
+        for name, text in texts.items():
+            self.client.log_text(self.run_id, text, name)
+
     def record_table(self, name: str, table: pd.DataFrame) -> None:
         """Log one table as a CSV artifact."""
         self.client.log_text(self.run_id, table.to_csv(index=False), f"{name}.csv")
 
 
+class Children:
+    """The runs of a study's trials below its own, written by a thread beside the work; each trial has one run.
+
+    A trial that has a run already, from before a kill, is not written again; one whose run is torn is completed.
+    """
+
+    def __init__(self, parent: Tracked, tags: Mapping[str, str]) -> None:
+        self._parent, self._client, self._tags = parent, parent.client, dict(tags)
+        self._experiment = self._client.get_run(parent.run_id).info.experiment_id
+        self._known = self._find()
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._failures: list[str] = []
+        self._thread = threading.Thread(target=self._write_all, daemon=True)
+        self._thread.start()
+
+    def add(
+        self,
+        number: int,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        started: float,
+        ended: float,
+        failure: str | None,
+        tags: Mapping[str, str],
+    ) -> None:
+        """Have one trial written, soon."""
+        run_id, status = self._known.get(number, (None, "RUNNING"))
+        if status == "RUNNING":
+            self._queue.put(
+                {"number": number, "run_id": run_id, "params": params, "metrics": metrics, "tags": tags,
+                 "started": int(started * 1000), "ended": int(ended * 1000), "failure": failure}
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Wait until all are written; BadInput says how many could not be."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._failures:
+            raise BadInput(
+                f"{len(self._failures)} trials could not be written to {self._parent.store} ({self._failures[0]});"
+                " they are kept in the study, and the same command writes them"
+            )
+
+    def tag(self, number: int, name: str, value: str) -> None:
+        """Tag the run of a trial that is written."""
+        self._client.set_tag(self._known[number][0], name, value)
+
+    def _find(self) -> dict[int, tuple[str, str]]:
+        """Run id and status of each trial that has a run."""
+        found: dict[int, tuple[str, str]] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], f"tags.`mlflow.parentRunId` = '{self._parent.run_id}'", page_token=token
+            )
+            found |= {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in page}
+            token = page.token
+            if not token:
+                return found
+
+    def _write_all(self) -> None:
+        while (trial := self._queue.get()) is not None:
+            try:
+                self._write(**trial)
+            except (MlflowException, SQLAlchemyError, OSError) as error:
+                self._failures.append(str(error).strip().splitlines()[0])
+
+    def _write(
+        self,
+        number: int,
+        run_id: str | None,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        started: int,
+        ended: int,
+        failure: str | None,
+        tags: Mapping[str, str],
+    ) -> None:
+        if run_id is None:
+            own = self._tags | dict(tags) | {"mlflow.parentRunId": self._parent.run_id, "trial": str(number)}
+            created = self._client.create_run(
+                self._experiment, start_time=started, tags=own, run_name=f"trial {number}"
+            )
+            run_id = created.info.run_id
+        # The same values at the same time: written twice, they are stored once.
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(_name(name), value, ended, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
+            tags=[RunTag("error", failure[:_LONGEST])] if failure else [],
+        )
+        self._client.set_terminated(run_id, "FAILED" if failure else "FINISHED", ended)
+        self._known[number] = (run_id, "FINISHED")
+
+
 @contextmanager
-def tracked(stage: str) -> Iterator[Tracked]:
-    """Open a run, or the one that `mlflow run` has opened; it ends FINISHED, FAILED with its reason, or KILLED."""
-    run = _open(stage)
+def tracked(stage: str, kind: str = "run", adopted: str | None = None) -> Iterator[Tracked]:
+    """Open a run, or the one that `mlflow run` has opened; it ends FINISHED, FAILED with its reason, or KILLED.
+
+    An `adopted` run, which an interrupted process has left, is gone on with.
+    """
+    run = _open(stage, kind, adopted)
     try:
         yield run
     except BaseException as error:
@@ -82,21 +216,52 @@ def tracked(stage: str) -> Iterator[Tracked]:
     run.client.set_terminated(run.run_id, "FINISHED")
 
 
-def _open(stage: str) -> Tracked:
+def _open(stage: str, kind: str, adopted: str | None) -> Tracked:
     store = mlflow.get_tracking_uri()
     try:
         client = mlflow.MlflowClient()
-        if run_id := os.environ.get("MLFLOW_RUN_ID"):
-            run = client.get_run(run_id)
-            client.set_tag(run_id, "stage", stage)
+        given = os.environ.get("MLFLOW_RUN_ID")
+        run = _find(client, adopted) if adopted else None
+        if run is not None:
+            client.update_run(run.info.run_id, status="RUNNING")
+            if given and given != adopted:
+                note = f"This run went on with an earlier one, {run.info.run_name} ({adopted}): look there."
+                client.set_tag(given, "mlflow.note.content", note)
+                client.set_tag(given, "continues", adopted)
+        elif given:
+            run = client.get_run(given)
+            for name, value in (("stage", stage), ("kind", kind)):
+                client.set_tag(given, name, value)
         else:
-            run = client.create_run(_experiment(client), tags={"stage": stage})
+            run = client.create_run(_experiment(client), tags={"stage": stage, "kind": kind})
     except (MlflowException, SQLAlchemyError, OSError) as error:
         line = str(error).strip().splitlines()[0]
         raise BadInput(
             f"tracking store {store}: cannot be written: {line}; name another one in MLFLOW_TRACKING_URI"
         ) from error
     return Tracked(client, run.info.run_id, str(run.info.run_name), store)
+
+
+def listed(tags: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
+    """Every run of the experiment in force that has these tags, as MLflow tabulates them, and the store's address."""
+    store = mlflow.get_tracking_uri()
+    try:
+        experiment = _experiment(mlflow.MlflowClient())
+        words = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+        runs = mlflow.search_runs([experiment], words)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise BadInput(f"tracking store {store}: cannot be read: {str(error).strip().splitlines()[0]}") from error
+    assert isinstance(runs, pd.DataFrame)
+    return runs.assign(name=runs.get("tags.mlflow.runName", runs["run_id"])), store
+
+
+def _find(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run | None:
+    """A run of this store, unless it is gone or deleted."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _experiment(client: mlflow.MlflowClient) -> str:
@@ -126,5 +291,9 @@ def _tags(result: Result) -> dict[str, str]:
     tags |= {f"{name}_digest": digest for name, digest in result.digests.items()}
     tags |= {f"undefined.{name}": reason for name, reason in result.report.undefined.items()}
     tags |= {f"origin.{name}": plan.origins[name] for name in plan.settings if plan.origins[name] != "default"}
-    listed = "\n".join(f"- **{finding.level}** `{finding.code}`: {finding.message}" for finding in result.findings)
-    return tags | {"mlflow.note.content": f"Audit: {verdict(result.findings)}\n\n{listed}"}
+    return tags | {"mlflow.note.content": _note(result.findings)}
+
+
+def _note(findings: list[Finding]) -> str:
+    listed = "\n".join(f"- **{finding.level}** `{finding.code}`: {finding.message}" for finding in findings)
+    return f"Audit: {verdict(findings)}\n\n{listed}"

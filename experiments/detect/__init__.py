@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from experiments.detect import audits
+from experiments.detect.grid import METRICS as METRICS_OF_MANY
+from experiments.detect.grid import score_many
 from experiments.detect.params import DetectInfer, DetectScore
-from experiments.detect.score import score
+from experiments.detect.score import held_out, score
 from harness.stage import Context, Metric, Progress, Records, Stage
 
 
@@ -36,6 +39,11 @@ def _bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.Dat
     from experiments.detect.bench import bench
 
     return bench(device, repeats, quick, progress)
+
+
+def _strata(frame: pd.DataFrame) -> tuple[pd.Series[Any], pd.Series[int]]:
+    """Responses to one prompt stay together; a prompt counts as hallucinated when any response to it is."""
+    return frame["source"] if "source" in frame else frame["group"], frame["label"]
 
 
 def _feature_ranges(records: Records) -> dict[str, tuple[float, float]]:
@@ -78,4 +86,8 @@ DETECT = Stage(
     audits=(audits.in_sample, audits.uninformative_features, audits.single_part, audits.lower_precision),
     read=_read,
     bench=_bench,
+    strata=_strata,
+    held_out=held_out,
+    score_many=score_many,
+    quick=METRICS_OF_MANY,
 )

@@ -60,12 +60,12 @@ def bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.Data
     chosen = list(cases(device))[: 1 if quick else None]
     rows = []
     with (
-        progress(len(chosen), "bench") as advance,
+        progress(len(chosen), "bench", "cases") as advance,
         ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool,
     ):
         for case in chosen:
-            rows.append(pool.submit(run, case, device, repeats).result())
-            advance(1)
+            rows.append(row := pool.submit(run, case, device, repeats).result())
+            advance(1, f"{case.level} {case.prompt} x {case.responses} {case.precision}: {row['ratio']:.1f}")
     return pd.DataFrame(rows)
 
 

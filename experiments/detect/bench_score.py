@@ -45,7 +45,7 @@ def bench_score(progress: Progress) -> pd.DataFrame:
     baseline's hold no reading and no folds; `ratio` is against ranking the columns and scoring for every configuration,
     `ratio_ranked_once` against a baseline that ranks them beforehand, at no cost.
     """
-    records, features = _paper_features()
+    records, features = paper_features()
     rows = []
     with progress(3, "bench score") as advance:
         for case, protocol in (("in sample", "published"), ("5 folds", "crossfit")):
@@ -109,7 +109,8 @@ def synthetic(rows: int, heads: int, layers: int) -> Records:
     return Records(frame, None, {})
 
 
-def _paper_features() -> tuple[Records, str]:
+def paper_features() -> tuple[Records, str]:
+    """The released features where they are at hand, else random ones of their shape, and which they are."""
     if _RELEASED.is_file():
         return read_released(_RELEASED), "released"
     return synthetic(1_159, 32, 1), "random"

@@ -328,17 +328,39 @@ def score(records: Records, params: DetectScore) -> Report:
     spans = read_spans(records.frame)
     labels = spans.responses["label"].to_numpy()
     by_protocol = {name: cache(partial(each, spans, _FITS[params.scorer], params)) for name, each in _JUDGES.items()}
-    judged = by_protocol[params.protocol]
-    report = Report()
-    _measure_ranking(report, spans, judged, params)
-    _measure_decisions(report, labels, judged)
+    # In sample, which flatters them a little: what they learn is one sign, or one rate a task.  Out of fold those rates
+    # run against the labels held back, and the baselines would look weaker than they are.
+    report = _report(spans, by_protocol[params.protocol], lambda fit: fit(spans, params)(spans), params)
     report.measure("auc_in_sample", lambda: statistics.auc(labels, by_protocol["published"]().scores.response))
     report.measure("auc_out_of_fold", lambda: statistics.auc(labels, by_protocol["crossfit"]().scores.response))
     report.measure("optimism", lambda: _difference(report, "auc_in_sample", "auc_out_of_fold"))
-    # In sample, which flatters them a little: what they learn is one sign, or one rate a task.  Out of fold those rates
-    # run against the labels held back, and the baselines would look weaker than they are.
-    report.measure("auc_length", lambda: statistics.auc(labels, in_sample(spans, fit_length, params).scores.response))
-    report.measure("auc_task", lambda: statistics.auc(labels, in_sample(spans, fit_task, params).scores.response))
+    return report
+
+
+def held_out(train: Records, test: Records, params: DetectScore) -> Report:
+    """Judge on `test` the detector that `params` describe, fitted, threshold included, on `train`."""
+    seen, spans = read_spans(train.frame), read_spans(test.frame)
+
+    @cache
+    def judged() -> Judged:
+        detect = _FITS[params.scorer](seen, params)
+        scores = detect(spans)
+        called = _call(scores.response, detect(seen).response, seen.responses["label"].to_numpy(), params)
+        return Judged(scores, called, dict.fromkeys(scores.chosen, 1.0))
+
+    return _report(spans, judged, lambda fit: fit(seen, params)(spans), params)
+
+
+def _report(
+    spans: Spans, judged: Callable[[], Judged], baseline: Callable[[Fit], Scores], params: DetectScore
+) -> Report:
+    """What can be said of a judged detector; `baseline` gives the scores that a trivial one has."""
+    labels = spans.responses["label"].to_numpy()
+    report = Report()
+    _measure_ranking(report, spans, judged, params)
+    _measure_decisions(report, labels, judged)
+    report.measure("auc_length", lambda: statistics.auc(labels, baseline(fit_length).response))
+    report.measure("auc_task", lambda: statistics.auc(labels, baseline(fit_task).response))
     if "auc" in report.metrics:
         _measure_tasks(report, spans, judged(), params)
         _tabulate(report, spans, judged())

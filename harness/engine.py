@@ -1,0 +1,28 @@
+"""Where trials are evaluated.  An engine has one function, `submit`, and whoever calls it writes nothing elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """Runs functions, here or elsewhere."""
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Start `function`; its result, or what it raised, is in the future."""
+
+
+class InProcess:
+    """Evaluates at once, in this process: the fastest where scoring takes milliseconds."""
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:  # an interruption is not the trial's, and passes
+            future.set_exception(error)
+        return future

@@ -1,0 +1,376 @@
+"""A sweep finishes, resumes after kills, repeats itself, and says what its winner is worth."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pandas as pd
+import pytest
+
+from experiments.detect import DETECT
+from harness import hardware, run, sweep
+from harness.__main__ import main
+from harness.engine import InProcess
+from harness.stage import BadInput
+from tests import tiny
+
+SPACE = """
+stage: detect
+fields:
+  top_n: {low: 1, high: 2}
+  alpha: {low: 0.0, high: 2.0}
+  select: [auc, mutual_info]
+objectives:
+  auc: maximize
+sampler: tpe
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with features that tell hallucinations badly, a space, and empty stores."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tiny.new_store(tmp_path))
+    frame = tiny.features(60)
+    noise = pd.Series(range(len(frame))).mul(7919).mod(101) / 101  # no generator: the same on every machine
+    for column in ("ecs_0_0", "ecs_1_0", "pks_0", "pks_1"):
+        frame[column] = (0.5 * frame[column] + 0.5 * noise.sample(frac=1, random_state=len(column)).to_numpy()).clip(
+            0, 0.6
+        )
+        noise = noise.mul(31).mod(1)
+    frame.to_parquet(tmp_path / "features.parquet")
+    (tmp_path / "own.yaml").write_text(SPACE)
+    return tmp_path
+
+
+def words(*more: str) -> list[str]:
+    fixed = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "trials": "12"}
+    return ["sweep", "detect", *(f"--{name}={value}" for name, value in fixed.items()), *more]
+
+
+def stored(place: Path, storage: str = "sqlite:///optuna.db") -> list[optuna.trial.FrozenTrial]:
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def said(trials: list[optuna.trial.FrozenTrial]) -> list[Any]:
+    return [(each.number, each.params, each.values, each.state) for each in trials]
+
+
+def runs(kind: str) -> list[mlflow.entities.Run]:
+    return list(mlflow.MlflowClient().search_runs(["0"], f"tags.kind = '{kind}'", max_results=1000))
+
+
+def test_a_sweep_leaves_a_study_a_parent_and_a_run_for_each_trial(place: Path) -> None:
+    assert main(words()) == 0
+    trials = stored(place)
+    assert [each.state for each in trials] == [optuna.trial.TrialState.COMPLETE] * 12
+    (parent,) = runs("study")
+    children = runs("trial")
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert sorted(int(run.data.tags["trial"]) for run in children) == list(range(12))
+    for child in children:
+        trial = trials[int(child.data.tags["trial"])]
+        assert child.data.metrics["auc"] == trial.value
+        assert child.data.params == {name: str(value) for name, value in trial.params.items()}
+        assert child.info.status == "FINISHED"
+    best = max(each.value or 0 for each in trials)
+    metrics = parent.data.metrics
+    assert metrics["auc_selected"] == best
+    assert metrics["selection_price"] == pytest.approx(best - metrics["auc_holdout"])
+    assert metrics["auc_holdout_low"] <= metrics["auc_holdout"] <= metrics["auc_holdout_high"]
+    assert {"auc_default_holdout", "auc_length_holdout", "trials_complete", "trials_failed"} <= metrics.keys()
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
+    assert {"trials.csv", "trials.json", "sweep.json", "figures", "figures.html", "search_space.yaml"} <= files
+
+
+def test_the_same_command_again_goes_on_to_the_number_of_trials_asked_for(place: Path) -> None:
+    assert main(words("--trials=5")) == 0
+    first = said(stored(place))
+    assert main(words("--trials=5")) == 0
+    assert said(stored(place)) == first
+    assert main(words()) == 0
+    assert said(stored(place))[:5] == first
+    assert len(stored(place)) == len(runs("trial")) == 12
+    assert len(runs("study")) == 1
+    assert main(words("--storage=sqlite:///other.db")) == 0
+    assert said(stored(place, "sqlite:///other.db")) == said(stored(place))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "qmc", "random", "grid", "nsga2"])
+def test_every_sampler_repeats_itself_across_an_interruption(place: Path, sampler: str) -> None:
+    (place / "own.yaml").write_text(SPACE.replace("high: 2.0}", "high: 2.0, step: 0.25}"))
+    count = 36 if sampler == "grid" else 60 if sampler == "nsga2" else 20
+    for storage, stops in (("whole.db", [count]), ("parts.db", [3, 7, count])):
+        for trials in stops if sampler != "grid" else [count]:
+            options = {"sampler": sampler, "trials": str(trials)}
+            assert (
+                conduct(f"sqlite:///{storage}", options, killed_after=trials // 2 if len(stops) > 1 else None) == trials
+            )
+    whole, parts = (said(stored(place, f"sqlite:///{name}")) for name in ("whole.db", "parts.db"))
+    assert whole == parts
+    assert len({str(params) for _, params, _, _ in whole}) > 5
+
+
+def conduct(storage: str, options: dict[str, str], killed_after: int | None) -> int:
+    """Run a study without tracking, once broken off after some trials where asked for: how many it has in the end."""
+    given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "storage": storage} | options
+    for limit in ([killed_after] if killed_after else []) + [10**6]:
+        planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+        ended: list[sweep.Trial] = []
+
+        def report(trial: sweep.Trial, limit: int = limit, ended: list[sweep.Trial] = ended) -> None:
+            ended.append(trial)
+            if len(ended) >= limit:
+                raise KeyboardInterrupt
+
+        with sweep.opened(planned) as (study, _):
+            try:
+                study.conduct(InProcess(), Silent, report)
+            except KeyboardInterrupt:
+                continue
+            return len(study.trials())
+    raise AssertionError
+
+
+class Silent:
+    def __init__(self, *_: Any) -> None: ...
+
+    def __enter__(self) -> Any:
+        return lambda *_: None
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+# --- kills -------------------------------------------------------------------------------------------------------
+
+
+def child(arguments: list[str], variables: dict[str, str], folder: str) -> None:
+    os.environ.update(variables)
+    os.chdir(folder)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(main(arguments))
+
+
+def killed(place: Path, kills: int, trials: int) -> int:
+    """Start the same sweep again and again, each time killed at a random moment, then let it end: exit code."""
+    server = multiprocessing.get_context("forkserver")  # whose children have imported everything before they begin
+    server.set_forkserver_preload(["experiments", "harness.tracking", "harness.sweep", "harness.__main__", "torch"])
+    draw = random.Random(0)
+    variables = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "RIGSWEEP_CACHE")}
+    arguments = words(f"--trials={trials}", "--max_attempts=100")
+    done = 0
+    while done < kills:
+        process = server.Process(target=child, args=(arguments, variables, str(place)))
+        process.start()
+        process.join(draw.uniform(0.5, 2.5))
+        if process.exitcode is None:
+            process.kill()
+            done += 1
+        process.join()
+        assert process.exitcode != 0, "the sweep ended before it was killed often enough"
+    process = server.Process(target=child, args=(arguments, variables, str(place)))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def check_kills(place: Path, kills: int, trials: int) -> None:
+    assert killed(place, kills, trials) == 0
+    assert main(words(f"--trials={trials}", "--max_attempts=100", "--storage=sqlite:///whole.db")) == 0
+    assert said(stored(place)) == said(stored(place, "sqlite:///whole.db"))
+    assert len(stored(place)) == trials
+    studies = {each.data.tags["study"] for each in runs("trial")}
+    assert len(studies) == 1  # the undisturbed study has the same identity, and the same name
+    parents = {each.info.run_id: each for each in runs("study")}
+    by_parent: dict[str, list[int]] = {}
+    for each in runs("trial"):
+        assert each.info.status == "FINISHED"
+        by_parent.setdefault(each.data.tags["mlflow.parentRunId"], []).append(int(each.data.tags["trial"]))
+    assert [sorted(numbers) for numbers in by_parent.values()] == [list(range(trials))] * 2
+    assert {each.info.status for each in parents.values()} == {"FINISHED"}
+    first, second = (parents[run_id].data.metrics for run_id in by_parent)
+    assert first == second
+
+
+def test_two_kills_lose_nothing_and_count_nothing_twice(place: Path) -> None:
+    check_kills(place, kills=2, trials=60)
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_nothing_and_count_nothing_twice(place: Path) -> None:
+    check_kills(place, kills=20, trials=450)
+
+
+# --- failures and bad input --------------------------------------------------------------------------------------
+
+
+def test_a_trial_that_fails_has_a_reason_and_no_value(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = DETECT.score_many
+    assert real is not None
+
+    def some(records: Any, settings: Any, names: Any) -> Any:
+        if any(each.alpha > 1 for each in settings):
+            raise MemoryError("pretended")
+        return real(records, settings, names)
+
+    monkeypatch.setitem(vars(DETECT), "score_many", some)  # the class is frozen
+    assert main(words("--sampler=random", "--max_failure_rate=0.9")) == 0
+    failed = [each for each in stored(place) if each.state == optuna.trial.TrialState.FAIL]
+    assert {each.params["alpha"] > 1 for each in failed} == {True}
+    assert {each.user_attrs["reason"] for each in failed} == {"MemoryError: pretended"}
+    assert all(each.values is None for each in failed)
+    by_state = {each.data.tags["state"]: each for each in runs("trial")}
+    assert by_state["failed"].info.status == "FAILED"
+    assert by_state["failed"].data.tags["error"] == "MemoryError: pretended"
+
+
+def test_a_study_in_which_most_trials_fail_stops(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.read_parquet("features.parquet").assign(label=0)
+    frame.to_parquet("features.parquet")
+    assert main(words("--trials=40")) == 2
+    assert (
+        "10 of 10 trials failed, more than max_failure_rate = 0.5; the last: auc is undefined"
+        in capsys.readouterr().err
+    )
+    assert len(stored(place)) == 10
+
+
+def test_a_trial_that_keeps_killing_its_process_is_given_up(place: Path) -> None:
+    given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "trials": "4", "max_attempts": "2"}
+
+    class Deadly(InProcess):
+        def submit(self, function: Any, *arguments: Any) -> Any:
+            (settings,) = arguments[1]
+            if settings == deadly:
+                raise KeyboardInterrupt
+            return super().submit(function, *arguments)
+
+    def planned() -> sweep.Sweep:
+        return sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+
+    deadly: dict[str, Any] = {}
+    with sweep.opened(planned()) as (study, _):
+        study.conduct(InProcess(), Silent, lambda trial: None)
+        deadly = study.trials()[2].params
+    Path("optuna.db").unlink()
+    for attempt in range(3):
+        with sweep.opened(planned()) as (study, _):
+            try:
+                study.conduct(Deadly(), Silent, lambda trial: None)
+            except KeyboardInterrupt:
+                assert attempt < 2
+    reasons = [each.user_attrs.get("reason") for each in stored(place)]
+    assert reasons == [None, None, "given up: it was interrupted 2 times", None]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--sampler=grid", "--space=detect"], "trials = 12: the grid detect has 1960 points; trials=1960, or random"),
+        (["--sampler=best"], "space --sampler = best: must be tpe or gp"),
+        (["--storage=sqlite:////nowhere/at/all.db"], "storage = sqlite:////nowhere/at/all.db: cannot be opened: "),
+        (["--storage=nonsense"], "storage = nonsense: cannot be opened: "),
+        (["--trials=0"], "detect: trials = 0 (given): must be greater than or equal to 1"),
+        (["--alpha=1"], "alpha = 1: the space own searches it; give one or the other"),
+        (["--space=detect-performance"], "records = features.parquet: precision decides records, so it cannot be"),
+        (["--records=none.parquet"], "records = none.parquet: no such file"),
+        (["--tirals=3"], "detect has no setting tirals"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    place: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert main(words(*more)) == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("rigsweep: ")]
+    assert message in line
+    assert not runs("trial")
+
+
+def test_a_changed_space_is_a_new_study_and_says_why(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words("--trials=2")) == 0
+    (place / "own.yaml").write_text(SPACE.replace("high: 2.0", "high: 1.5"))
+    assert main(words("--trials=2")) == 0
+    assert "a new study, for since detect-own-" in (out := capsys.readouterr().out)
+    assert "there is a change of space" in out
+    assert len(optuna.get_all_study_names("sqlite:///optuna.db")) == 2
+
+
+def test_a_study_of_a_newer_version_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words("--trials=2")) == 0
+    (name,) = optuna.get_all_study_names("sqlite:///optuna.db")
+    optuna.load_study(study_name=name, storage="sqlite:///optuna.db").set_user_attr("version", sweep.VERSION + 1)
+    assert main(words("--trials=4")) == 2
+    assert "made by a newer version of rigsweep" in capsys.readouterr().err
+    assert len(stored(place)) == 2
+
+
+def test_without_a_holdout_the_best_value_is_called_too_good(place: Path) -> None:
+    assert main(words("--holdout=0")) == 0
+    (parent,) = runs("study")
+    assert "no_holdout" in parent.data.tags["mlflow.note.content"]
+    assert "auc_holdout" not in parent.data.metrics
+
+
+def test_several_objectives_have_a_front_and_a_knee(place: Path) -> None:
+    text = SPACE.replace("  auc: maximize\n", "  auc: maximize\n  recall: maximize\n") + "constraints:\n  - f1 >= 0.1\n"
+    (place / "own.yaml").write_text(text)
+    assert main(words()) == 0
+    table = pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{runs('study')[0].info.run_id}/trials.csv"))
+    values = table[table["state"] == "complete"][["auc", "recall"]].to_numpy()
+    beaten = [bool(((values >= own).all(axis=1) & (values > own).any(axis=1)).any()) for own in values]
+    assert not (table[table["state"] == "complete"]["pareto"].to_numpy() & beaten).any()
+    tagged = {int(each.data.tags["trial"]) for each in runs("trial") if each.data.tags.get("pareto") == "true"}
+    assert tagged == set(table[table["pareto"]]["trial"])
+    (winner,) = [each for each in runs("trial") if each.data.tags.get("winner") == "true"]
+    assert int(winner.data.tags["trial"]) in tagged
+
+
+def test_optunas_own_command_line_reads_the_study(place: Path) -> None:
+    assert main(words()) == 0
+    (name,) = optuna.get_all_study_names("sqlite:///optuna.db")
+    command = [
+        str(Path(sys.executable).with_name("optuna")),
+        "best-trial",
+        "--study-name",
+        name,
+        "--storage",
+        "sqlite:///optuna.db",
+    ]
+    shown = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=True).stdout
+    best = optuna.load_study(study_name=name, storage="sqlite:///optuna.db").best_trial
+    assert json.loads(shown)["number"] == best.number
+
+
+def test_inference_settings_stay_while_the_rest_is_tried(place: Path) -> None:
+    tiny.save_llama(place / "model")
+    tiny.write_jsonl(place / "data.jsonl", tiny.samples(24))
+    (place / "own.yaml").write_text(
+        SPACE.replace("fields:\n", "fields:\n  precision: [fp32, bf16]\n  level: [chunk, token]\n") + "inner: 4\n"
+    )
+    given = {"model": "model", "dataset": "data.jsonl", "folds": "2", "space": "own.yaml", "trials": "12"}
+    assert main(["sweep", "detect", *(f"--{name}={value}" for name, value in given.items())]) == 0
+    slow = [(each.params["precision"], each.params["level"]) for each in stored(place)]
+    assert [len(set(slow[start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
+    assert all("samples_per_min" in each.data.metrics for each in runs("trial"))
+
+
+def test_a_second_process_is_told_that_the_study_is_held(place: Path) -> None:
+    given = {"space": "own.yaml", "records": "features.parquet", "folds": "3"}
+    planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    start = time.monotonic()
+    with sweep.opened(planned), pytest.raises(BadInput, match="is being run already"), sweep.opened(planned):
+        raise AssertionError
+    assert time.monotonic() - start < 10
