@@ -116,10 +116,16 @@ def _sweep(given: argparse.Namespace) -> int:
             children.tag(trial.number, "pareto", "true")
         if conclusion.winner:
             children.tag(conclusion.winner.number, "winner", "true")
+        best = {
+            f"best_{name}": value for name, value in (conclusion.winner.params if conclusion.winner else {}).items()
+        }
         tracked_run.record_sweep(
-            planned.settings(), conclusion.metrics, planned.tags() | {"kind": "study", "note": _summary(conclusion)},
-            conclusion.findings, sweep.table(trials, planned),
-        )  # fmt: skip
+            planned.settings() | best,
+            conclusion.metrics,
+            planned.tags() | {"kind": "study", "note": _summary(conclusion)},
+            conclusion.findings,
+            sweep.table(trials, planned),
+        )
         texts = {
             "sweep.json": json.dumps(conclusion.as_json(planned, trials), indent=2),
             "search_space.yaml": planned.space.text,

@@ -157,7 +157,7 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
     size = found.size()
     if found.sampler == "grid" and size is not None and size > options.trials:
         raise BadInput(f"trials = {options.trials}: the grid {found.name} has {size} points; trials={size}, or random")
-    _sampler(found, 0, 0)  # its options, too, are looked at now
+    _sampler(found, {}, 0, 0)  # its options, too, are looked at now
     digests = run.input_digests(plan)
     identity = {
         "space": found.digest,
@@ -175,6 +175,7 @@ class Study:
 
     def __init__(self, sweep: Sweep, stored: optuna.Study, storage: optuna.storages.BaseStorage) -> None:
         self.sweep, self.stored, self._storage = sweep, stored, storage
+        self._id = storage.get_study_id_from_name(sweep.name)
 
     @property
     def parent(self) -> str | None:
@@ -260,10 +261,7 @@ class Study:
             distributions=trial.distributions,
             user_attrs={"attempts": 1},
         )
-        self.stored.add_trial(row)
-        return self._storage.get_trial(
-            self._storage.get_trial_id_from_study_id_trial_number(self.stored._study_id, trial.number)
-        )
+        return self._storage.get_trial(self._storage.create_new_trial(self._id, template_trial=row))
 
     def _keep(self, row: FrozenTrial, outcomes: dict[int, Outcome], outcome: Outcome) -> None:
         outcomes[row.number] = outcome
@@ -283,8 +281,10 @@ class Study:
                 self._storage.set_trial_system_attr(row._trial_id, name, value)
             if outcome.reason is not None:
                 self._storage.set_trial_user_attr(row._trial_id, "reason", outcome.reason)
-            self.stored.tell(row.number, values, state)
-        return _finished(self._storage.get_trial(row._trial_id))
+            self._storage.set_trial_state_values(row._trial_id, state, values)
+        excesses = dict(trial.constraints) if outcome.reason is None else {}
+        started = row.datetime_start.timestamp() if row.datetime_start else time.time()
+        return Trial(row.number, row.params, outcome, tuple(values) if values else None, excesses, started, time.time())
 
 
 @contextmanager
@@ -373,7 +373,7 @@ def _ask(sweep: Sweep, memory: optuna.Study, number: int) -> optuna.Trial:
     if points is not None:
         memory.enqueue_trial(points)
         return memory.ask(sweep.distributions)
-    sampler = _sampler(sweep.space, sweep.plan.options.seed, number)
+    sampler = _sampler(sweep.space, sweep.distributions, sweep.plan.options.seed, number)
     leader = number - number % inner
     if sweep.slow and sweep.slow != set(sweep.distributions) and leader != number:
         # Settings of inference stay as they are for a while, for the others cost nothing to try.
@@ -413,7 +413,9 @@ def _at(field: Range | tuple[Any, ...], unit: float) -> Any:
     )
 
 
-def _sampler(found: Space, seed: int, number: int) -> optuna.samplers.BaseSampler:
+def _sampler(
+    found: Space, distributions: Mapping[str, BaseDistribution], seed: int, number: int
+) -> optuna.samplers.BaseSampler:
     """A sampler whose randomness is that of one trial."""
     kinds: dict[str, Any] = {
         "tpe": optuna.samplers.TPESampler,
@@ -430,6 +432,10 @@ def _sampler(found: Space, seed: int, number: int) -> optuna.samplers.BaseSample
     if kind is None:
         return _Nothing()
     own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    relative = {name: each for name, each in distributions.items() if not each.single()}
+    if found.sampler != "tpe" or len(found.objectives) == 1:  # of several, TPE samples each setting by itself
+        # What all trials have in common is known: finding it out anew for every trial would take longer and longer.
+        kind = type(kind.__name__, (kind,), {"infer_relative_search_space": lambda *_: dict(relative)})
     try:
         sampler: optuna.samplers.BaseSampler = kind(seed=own_seed, **found.options)
     except (TypeError, ValueError, ImportError) as error:

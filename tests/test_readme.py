@@ -9,7 +9,9 @@ import pytest
 
 from experiments import STAGES
 from harness.__main__ import describe
+from harness.compare import CompareOptions
 from harness.run import RunOptions
+from harness.space import SweepOptions
 from harness.stage import Params, Stage
 
 README = Path(__file__).parent.parent / "README.md"
@@ -28,6 +30,7 @@ def rows(model: type[Params]) -> list[str]:
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_every_setting_of_a_stage_and_of_a_run_has_its_row_in_the_readme(stage: Stage[Any, Any]) -> None:
     text = README.read_text()
-    expected = [*rows(stage.infer_params), *rows(stage.score_params), *rows(RunOptions)]
+    expected = [*rows(stage.infer_params), *rows(stage.score_params)]
+    expected += [row for model in (RunOptions, SweepOptions, CompareOptions) for row in rows(model)]
     missing = [row for row in expected if row not in text]
     assert not missing, "put these rows into the README:\n" + "\n".join(missing)

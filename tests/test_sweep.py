@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -374,3 +375,27 @@ def test_a_second_process_is_told_that_the_study_is_held(place: Path) -> None:
     with sweep.opened(planned), pytest.raises(BadInput, match="is being run already"), sweep.opened(planned):
         raise AssertionError
     assert time.monotonic() - start < 10
+
+
+def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None:
+    code = "import sys; from harness.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *words("--trials=100000")]
+    folder = Path(sweep.__file__).parent.parent
+    process = subprocess.Popen(
+        command, cwd=place, env=os.environ | {"PYTHONPATH": str(folder)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while (
+        not Path("optuna.db").exists()
+        or not optuna.get_all_study_names("sqlite:///optuna.db")
+        or len(stored(place)) < 3
+    ):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "of 100000 trials, 0 failed; the same command goes on from here" in out
+    assert "rigsweep: interrupted" in err
+    (parent,) = runs("study")
+    assert parent.info.status == "KILLED"
+    assert {each.info.status for each in runs("trial")} == {"FINISHED"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -308,8 +308,16 @@ def folds(spans: Spans, params: DetectScore) -> list[tuple[Ints, Ints]]:
     fewest = min(len(np.unique(sources[labels == value])) for value in (0, 1))
     if fewest < params.folds:
         raise Undefined(f"{params.folds} folds need {params.folds} prompts of each label, and one label has {fewest}")
-    splitter = StratifiedGroupKFold(params.folds, shuffle=True, random_state=params.fold_seed)
-    return [(np.sort(train), np.sort(test)) for train, test in splitter.split(labels, labels, sources)]
+    numbers = np.unique(sources, return_inverse=True)[1]
+    return _split(labels.astype(np.int64).tobytes(), numbers.tobytes(), params.folds, params.fold_seed)
+
+
+@lru_cache(maxsize=4)
+def _split(labels: bytes, sources: bytes, count: int, seed: int) -> list[tuple[Ints, Ints]]:
+    """Kept, because thousands of settings are judged on the same folds, and making them takes longer than the rest."""
+    y, groups = (np.frombuffer(each, dtype=np.int64) for each in (labels, sources))
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    return [(np.sort(train), np.sort(test)) for train, test in splitter.split(y, y, groups)]
 
 
 def _call(scores: Floats, reference: Floats, labels: Ints, params: DetectScore) -> Ints:
