@@ -97,7 +97,10 @@ def _sweep(given: argparse.Namespace) -> int:
 
     stage = _stage(given.stage)
     planned = sweep.prepare(_settings(given), lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
-    with sweep.opened(planned) as (study, why), tracked(stage.name, "study", study.parent) as tracked_run:
+    with (
+        sweep.opened(planned) as (study, why),
+        tracked(stage.name, "study", study.parent, f"sweep {planned.name}") as tracked_run,
+    ):
         study.parent = tracked_run.run_id
         print(f"study {planned.name} in {planned.options.storage}" + (f": {why}" if why else ""))
         children = Children(tracked_run, planned.tags())
@@ -146,7 +149,8 @@ def _summary(conclusion: Conclusion) -> str:
     if conclusion.winner is None:
         return "No winner."
     settings = " ".join(f"{name}={value}" for name, value in conclusion.winner.params.items())
-    figures = "\n".join(f"- {name}: {value:.4f}" for name, value in conclusion.metrics.items())
+    ranked = sorted(conclusion.metrics.items(), key=lambda item: item[0].startswith("trials_"))
+    figures = "\n".join(f"- {name}: {value:.4f}" for name, value in ranked)
     return f"Winner: trial {conclusion.winner.number}, {settings}\n\n{figures}"
 
 
@@ -163,7 +167,7 @@ def _compare(given: argparse.Namespace) -> int:
     table = compare.leaderboard(runs, stage, options)
     shown = table.drop(columns="run_id").head(options.top)
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
-    with tracked(stage.name, "comparison") as tracked_run:
+    with tracked(stage.name, "comparison", name=f"compare {stage.name}") as tracked_run:
         tracked_run.record_table("leaderboard", table)
         metric = options.metric or stage.metrics[0].name
         tracked_run.record_files(compare.figures(table, metric), {})
@@ -175,7 +179,8 @@ def _print_trials(planned: Sweep, trials: list[Trial]) -> None:
     from harness.sweep import pareto
 
     failed = sum(trial.values is None for trial in trials)
-    print(f"\n{len(trials)} of {planned.options.trials} trials, {failed} failed; the same command goes on from here")
+    more = "; the same command goes on from here" if len(trials) < planned.options.trials else ""
+    print(f"\n{len(trials)} of {planned.options.trials} trials, {failed} failed{more}")
     for trial in pareto(trials, planned)[:10]:
         values = ", ".join(
             f"{name} {value:.4f}" for name, value in zip(planned.space.objectives, trial.values or (), strict=True)

@@ -92,7 +92,7 @@ class Sweep:
     def task(self) -> Task:
         """What trials have in common; they must yield the objectives and what constraints bound."""
         wanted = (*self.space.objectives, *(each.metric for each in self.space.constraints))
-        return Task(self.name, self.plan, self.options.holdout, wanted)
+        return Task(self.name, self.plan, self.options.holdout, wanted, apart=bool(self.slow))
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -247,7 +247,7 @@ class Study:
             else:
                 todo.append(number)
         if todo:
-            settings = [asked[number].params for number in todo]
+            settings = [_plain(asked[number]) for number in todo]
             found = engine.submit(evaluate, sweep.task, settings, progress).result()
             for number, outcome in zip(todo, found, strict=True):
                 self._keep(rows[number], outcomes, outcome)
@@ -284,7 +284,9 @@ class Study:
             self._storage.set_trial_state_values(row._trial_id, state, values)
         excesses = dict(trial.constraints) if outcome.reason is None else {}
         started = row.datetime_start.timestamp() if row.datetime_start else time.time()
-        return Trial(row.number, row.params, outcome, tuple(values) if values else None, excesses, started, time.time())
+        return Trial(
+            row.number, _plain(row), outcome, tuple(values) if values else None, excesses, started, time.time()
+        )
 
 
 @contextmanager
@@ -333,12 +335,18 @@ def _changed(sweep: Sweep, before: optuna.Study) -> str:
     return f"a new study, for since {before.study_name} there is a change of {', '.join(changed) or 'version'}"
 
 
+def _plain(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    """Parameters without the last digits that steps leave: 0.6 for 0.6000000000000001."""
+    steps = {name for name, each in trial.distributions.items() if isinstance(each, FloatDistribution) and each.step}
+    return {name: round(value, 12) if name in steps else value for name, value in trial.params.items()}
+
+
 def _finished(frozen: FrozenTrial) -> Trial:
     outcome = Outcome(**json.loads(frozen.user_attrs["outcome"]))
     started, ended = frozen.datetime_start, frozen.datetime_complete
     return Trial(
         frozen.number,
-        dict(frozen.params),
+        _plain(frozen),
         outcome,
         tuple(frozen.values) if frozen.state == TrialState.COMPLETE else None,
         dict(frozen.constraints) if frozen.state == TrialState.COMPLETE else {},
@@ -494,6 +502,7 @@ def table(trials: Sequence[Trial], sweep: Sweep) -> pd.DataFrame:
                 "trial": trial.number,
                 "state": "failed" if trial.values is None else "complete" if trial.feasible else "infeasible",
                 "pareto": trial.number in front,
+                **{name: trial.outcome.metrics.get(name) for name in sweep.space.objectives},
                 **trial.params,
                 **trial.outcome.metrics,
                 "seconds_to_score": trial.outcome.seconds,

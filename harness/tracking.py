@@ -198,12 +198,12 @@ class Children:
 
 
 @contextmanager
-def tracked(stage: str, kind: str = "run", adopted: str | None = None) -> Iterator[Tracked]:
+def tracked(stage: str, kind: str = "run", adopted: str | None = None, name: str | None = None) -> Iterator[Tracked]:
     """Open a run, or the one that `mlflow run` has opened; it ends FINISHED, FAILED with its reason, or KILLED.
 
     An `adopted` run, which an interrupted process has left, is gone on with.
     """
-    run = _open(stage, kind, adopted)
+    run = _open(stage, kind, adopted, name)
     try:
         yield run
     except BaseException as error:
@@ -216,7 +216,7 @@ def tracked(stage: str, kind: str = "run", adopted: str | None = None) -> Iterat
     run.client.set_terminated(run.run_id, "FINISHED")
 
 
-def _open(stage: str, kind: str, adopted: str | None) -> Tracked:
+def _open(stage: str, kind: str, adopted: str | None, name: str | None) -> Tracked:
     store = mlflow.get_tracking_uri()
     try:
         client = mlflow.MlflowClient()
@@ -230,10 +230,10 @@ def _open(stage: str, kind: str, adopted: str | None) -> Tracked:
                 client.set_tag(given, "continues", adopted)
         elif given:
             run = client.get_run(given)
-            for name, value in (("stage", stage), ("kind", kind)):
-                client.set_tag(given, name, value)
+            for tag, value in (("stage", stage), ("kind", kind)):
+                client.set_tag(given, tag, value)
         else:
-            run = client.create_run(_experiment(client), tags={"stage": stage, "kind": kind})
+            run = client.create_run(_experiment(client), tags={"stage": stage, "kind": kind}, run_name=name)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         line = str(error).strip().splitlines()[0]
         raise BadInput(

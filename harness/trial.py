@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import run
+from harness.engine import in_fresh_process
 from harness.stage import BadInput, Progress, Records, Undefined
 
 _KEPT = 2  # inferences whose records stay in memory
@@ -41,12 +43,16 @@ def with_settings(plan: run.Plan, settings: Mapping[str, Any]) -> run.Plan:
 
 @dataclass(frozen=True)
 class Task:
-    """What the trials of a study have in common: `study` is its name, which stands for its data as well."""
+    """What the trials of a study have in common: `study` is its name, which stands for its data as well.
+
+    With `apart` every inference has a process of its own, because what it takes is to be compared.
+    """
 
     study: str
     plan: run.Plan
     holdout: float
     wanted: tuple[str, ...]
+    apart: bool
 
 
 def evaluate(task: Task, trials: Sequence[Mapping[str, Any]], progress: Progress) -> list[Outcome]:
@@ -70,8 +76,13 @@ def parts(task: Task, plan: run.Plan, progress: Progress) -> tuple[Records, Reco
     if key not in _parts:
         while len(_parts) >= _KEPT:
             del _parts[next(iter(_parts))]
-        _parts[key] = split(plan, run.obtain(plan, progress)[0], task.holdout)
+        records = in_fresh_process(_infer, plan) if task.apart else run.obtain(plan, progress)[0]
+        _parts[key] = split(plan, records, task.holdout)
     return _parts[key]
+
+
+def _infer(plan: run.Plan) -> Records:
+    return run.obtain(plan, lambda *_: nullcontext(lambda *_: None))[0]
 
 
 def split(plan: run.Plan, records: Records, holdout: float) -> tuple[Records, Records | None]:

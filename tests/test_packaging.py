@@ -167,7 +167,7 @@ def test_setup_hands_pips_settings_to_uv_and_runs_detect(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("package", "other", "allowed"),
     [
-        ("experiments", "harness", {"harness.stage", "harness.cache", "harness.measure"}),
+        ("experiments", "harness", {"harness.stage", "harness.cache", "harness.measure", "harness.engine"}),
         ("harness", "experiments", set()),
     ],
 )

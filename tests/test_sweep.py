@@ -361,10 +361,10 @@ def test_inference_settings_stay_while_the_rest_is_tried(place: Path) -> None:
     (place / "own.yaml").write_text(
         SPACE.replace("fields:\n", "fields:\n  precision: [fp32, bf16]\n  level: [chunk, token]\n") + "inner: 4\n"
     )
-    given = {"model": "model", "dataset": "data.jsonl", "folds": "2", "space": "own.yaml", "trials": "12"}
+    given = {"model": "model", "dataset": "data.jsonl", "folds": "2", "space": "own.yaml", "trials": "8"}
     assert main(["sweep", "detect", *(f"--{name}={value}" for name, value in given.items())]) == 0
     slow = [(each.params["precision"], each.params["level"]) for each in stored(place)]
-    assert [len(set(slow[start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
+    assert [len(set(slow[start : start + 4])) for start in (0, 4)] == [1, 1]
     assert all("samples_per_min" in each.data.metrics for each in runs("trial"))
 
 
@@ -381,15 +381,12 @@ def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None
     code = "import sys; from harness.__main__ import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words("--trials=100000")]
     folder = Path(sweep.__file__).parent.parent
-    process = subprocess.Popen(
-        command, cwd=place, env=os.environ | {"PYTHONPATH": str(folder)}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while (
-        not Path("optuna.db").exists()
-        or not optuna.get_all_study_names("sqlite:///optuna.db")
-        or len(stored(place)) < 3
-    ):
+    variables = os.environ | {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=place, env=variables, stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("study detect-own-")
+    while len(stored(place)) < 3:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

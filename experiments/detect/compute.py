@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import re
-import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
@@ -22,6 +19,7 @@ from experiments.detect.encode import Encoded
 from experiments.detect.extract import Features
 from experiments.detect.params import DetectInfer
 from experiments.models import language
+from harness.engine import die_with_parent
 from harness.measure import Clock, Reading, peak_rss, reset_peak_rss
 
 Compute = Callable[[list[Encoded]], list[Features]]
@@ -94,8 +92,7 @@ def _worker(params: DetectInfer, device: str, heads: list[Head]) -> None:
 @lru_cache(maxsize=1)
 def _models(params: DetectInfer, device: str, heads: tuple[Head, ...]) -> tuple[Compute, Clock]:
     """This worker's model, loaded at its first task."""
-    if sys.platform == "linux":  # else a killed parent would leave its workers computing
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with_parent()
     if device == "cuda":
         number = re.search(r"\d+$", multiprocessing.current_process().name)
         device = f"cuda:{(int(number[0]) - 1 if number else 0) % torch.cuda.device_count()}"
