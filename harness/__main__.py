@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import types
@@ -69,7 +70,13 @@ def _main(arguments: list[str]) -> int:
         return _sweep(given)
     if given.command == "compare":
         return _compare(given)
-    stage = _stage(given.command)
+    if given.command == "reproduce":
+        return _reproduce(given)
+    stage = _stage(given.stage if given.command == "score" else given.command)
+    if given.command == "score" and not getattr(given, "records", None):
+        raise BadInput(
+            "score: it takes a stage and --records, a file or the id of a run; without them a model would run"
+        )
     from harness.tracking import tracked  # mlflow takes seconds to import, which --help need not wait for
 
     with tracked(stage.name) as tracked_run:
@@ -114,18 +121,15 @@ def _sweep(given: argparse.Namespace) -> int:
         finally:
             children.close()
         trials = study.trials()
-        conclusion = conclude.conclude(planned, trials, _progress)
-        for trial in sweep.pareto(trials, planned):
-            children.tag(trial.number, "pareto", "true")
-        if conclusion.winner:
-            children.tag(conclusion.winner.number, "winner", "true")
-        best = {
-            f"best_{name}": value for name, value in (conclusion.winner.params if conclusion.winner else {}).items()
-        }
+        conclusion = conclude.conclude(planned, trials, study.look(len(trials)), _progress)
+        children.mark("pareto", {trial.number for trial in sweep.pareto(trials, planned)})
+        children.mark("winner", {conclusion.winner.number} if conclusion.winner else set())
+        chosen = conclusion.winner.params if conclusion.winner else {}
+        best = {f"best.{name}": str(value) for name, value in chosen.items()}
         tracked_run.record_sweep(
-            planned.settings() | best,
+            planned.settings(),
             conclusion.metrics,
-            planned.tags() | {"kind": "study", "note": _summary(conclusion)},
+            planned.tags() | best | {"kind": "study", "note": _summary(conclusion)},
             conclusion.findings,
             sweep.table(trials, planned),
         )
@@ -175,12 +179,38 @@ def _compare(given: argparse.Namespace) -> int:
     return 0
 
 
+def _reproduce(given: argparse.Namespace) -> int:
+    """Run a tracked run again: 0 when every metric of quality is equal, 1 when one differs."""
+    from harness import reproduce
+    from harness.tracking import artifact, tracked
+
+    if given.unknown or given.run_id is None:
+        raise BadInput("reproduce: it takes --run_id ID, the id of a run of a stage")
+    recorded = json.loads(artifact(given.run_id, "report.json").read_text())
+    stage = _stage(recorded["stage"])
+    plan = run.resolve(stage, reproduce.settings(recorded, stage), hardware.load_profiles())
+    if other := reproduce.obstacles(recorded, run.input_digests(plan)):
+        raise BadInput(
+            f"reproduce: cannot be compared, for the {' and '.join(other)} of the run are not these any more"
+        )
+    with tracked(stage.name, "reproduction", name=f"reproduce {given.run_id[:8]}") as tracked_run:
+        result = run.execute(plan, _progress)
+        table = reproduce.compare(recorded, result)
+        tracked_run.record_table("reproduction", table)
+        print(table.to_string(index=False, na_rep="-"))
+        for line in reproduce.changes(recorded, result):
+            print(f"  changed  {line}")
+    differing = table.query("verdict == 'differs'")
+    print(f"\n{len(differing)} metrics differ, {(table['verdict'] == 'equal').sum()} are equal bit for bit")
+    return int(len(differing) > 0)
+
+
 def _print_trials(planned: Sweep, trials: list[Trial]) -> None:
     from harness.sweep import pareto
 
     failed = sum(trial.values is None for trial in trials)
-    more = "; the same command goes on from here" if len(trials) < planned.options.trials else ""
-    print(f"\n{len(trials)} of {planned.options.trials} trials, {failed} failed{more}")
+    more = "; the same command goes on from here" if len(trials) < planned.total else ""
+    print(f"\n{len(trials)} of {planned.total} trials, {failed} failed{more}")
     for trial in pareto(trials, planned)[:10]:
         values = ", ".join(
             f"{name} {value:.4f}" for name, value in zip(planned.space.objectives, trial.values or (), strict=True)
@@ -242,19 +272,26 @@ def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Name
     stages = sweep.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
     for stage in STAGES:
         _add_stage(stages, stage, f"python -m harness sweep {stage.name}", {"sweep": SweepOptions})
+    score = commands.add_parser("score", help="score records under new settings: score STAGE --records …")
+    stages = score.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
+    for stage in STAGES:
+        _add_stage(stages, stage, f"python -m harness score {stage.name}", {})
     compare = commands.add_parser("compare", help="rank tracked runs: compare STAGE", allow_abbrev=False)
     stages = compare.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
     for stage in STAGES:
         command = stages.add_parser(stage.name, allow_abbrev=False, argument_default=argparse.SUPPRESS)
         command.add_argument("--debug", action="store_true", help="show tracebacks")
         _add_fields(command, CompareOptions)
+    again = commands.add_parser("reproduce", help="run a tracked run again: reproduce --run_id ID", allow_abbrev=False)
+    again.add_argument("--run-id", help="the id of a run of a stage")
+    again.add_argument("--debug", action="store_true", help="show tracebacks")
     bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
     bench.add_argument("stage", choices=["sweep", *(stage.name for stage in STAGES if stage.bench)])
     bench.add_argument("--quick", action="store_true", help="the first case only")
     bench.add_argument("--repeats", type=int, default=3, help="timed runs of each side, in turn [default 3]")
     bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run [default cpu]")
     bench.add_argument("--debug", action="store_true", help="show tracebacks")
-    if arguments[:1] in (["sweep"], ["compare"]) and "--stage" in arguments[:-1]:  # as `mlflow run -P stage=…` has it
+    if arguments[:1] in (["sweep"], ["compare"], ["score"]) and "--stage" in arguments[:-1]:  # as `mlflow run` has it
         at = arguments.index("--stage")
         arguments = [arguments[0], arguments[at + 1], *arguments[1:at], *arguments[at + 2 :]]
     hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
@@ -296,6 +333,10 @@ def _settings(given: argparse.Namespace) -> dict[str, str]:
     if given.unknown and not unknown:
         raise BadInput(f"{given.command}: {given.unknown[0]} is not an option; settings are typed --name value")
     settings = {name: value for name, value in vars(given).items() if name not in _NOT_SETTINGS}
+    if re.fullmatch("[0-9a-f]{32}", records := settings.get("records", "")) and not Path(records).exists():
+        from harness.tracking import artifact
+
+        settings["records"] = str(artifact(records, "records.parquet"))
     return settings | dict.fromkeys(unknown, "")
 
 
@@ -343,14 +384,22 @@ class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
     @property
     def format_dict(self) -> dict[str, Any]:
         shown = dict(super().format_dict)
-        rate = shown["rate"] or (self.n / shown["elapsed"] if shown["elapsed"] else 0)
+        rate = shown["rate"] or ((self.n - self.initial) / shown["elapsed"] if shown["elapsed"] else 0)
         return shown | {"per_minute": f"{60 * rate:.0f} {self.unit}/min"}
 
 
 @contextmanager
-def _progress(total: int, description: str, unit: str = "samples") -> Iterator[Callable[..., object]]:
+def _progress(total: int, description: str, unit: str = "samples", initial: int = 0) -> Iterator[Callable[..., object]]:
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left{postfix}]"
-    with _Bar(total=total, desc=description, unit=unit, bar_format=layout, dynamic_ncols=True, mininterval=0.5) as bar:
+    with _Bar(
+        total=total,
+        desc=description,
+        unit=unit,
+        initial=initial,
+        bar_format=layout,
+        dynamic_ncols=True,
+        mininterval=0.5,
+    ) as bar:
 
         def advance(count: int, note: str = "") -> None:
             bar.set_postfix_str(note, refresh=False)

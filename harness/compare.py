@@ -65,7 +65,7 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
     varied = [
         name for name in map(str, ranked) if name.startswith("params.") and ranked[name].nunique(dropna=False) > 1
     ]
-    shown |= {name.removeprefix("params."): ranked[name] for name in varied}
+    shown |= {name: ranked[name] for name in varied}
     shown |= {"data": ranked["tags.data_digest"].str[:10]} if len(digests) > 1 else {}
     table = pd.DataFrame(shown | {"run_id": ranked["run_id"]})
     return table.assign(pareto=_front(table, metric, directions[metric] != "minimize"))

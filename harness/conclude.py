@@ -27,7 +27,9 @@ class Conclusion:
 
     def as_json(self, sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
         """The whole conclusion as plain JSON values; the winner's settings with the origin of each."""
-        origins = dict.fromkeys(sweep.space.searched, "trial") | dict.fromkeys(sweep.space.fixed, "space")
+        origins = dict.fromkeys(sweep.space.searched, "trial") | dict.fromkeys(
+            sweep.space.fixed.keys() - sweep.given, "space"
+        )
         settings = self.plan.settings if self.plan else {}
         return {
             "study": sweep.name,
@@ -44,8 +46,11 @@ class Conclusion:
         }
 
 
-def conclude(sweep: Sweep, trials: Sequence[Trial], progress: Progress) -> Conclusion:
-    """Score the winner in full on what the trials saw, and once, beside the default settings, on the holdout."""
+def conclude(sweep: Sweep, trials: Sequence[Trial], looks: int, progress: Progress) -> Conclusion:
+    """Score the winner in full on what the trials saw, and beside the default settings on the holdout.
+
+    `looks` counts at how many stages of the study the holdout has been looked at, this one included.
+    """
     counts = {
         "trials_complete": float(sum(trial.values is not None for trial in trials)),
         "trials_failed": float(sum(trial.values is None for trial in trials)),
@@ -70,12 +75,21 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], progress: Progress) -> Concl
         return Conclusion(best, plan, selection, None, metrics, {}, _sorted(findings))
     holdout = plan.stage.held_out(seen, held, plan.score)
     metrics |= {f"{_held(name)}": holdout.metrics[name] for name in _told(sweep, holdout)}
-    default = _default(sweep, progress)
+    if looks > 1:
+        message = (
+            f"the holdout has been looked at {looks} times while the study grew: what it says is a little too good"
+        )
+        findings.append(Finding("info", "holdout_seen_again", message))
+    try:
+        default = _default(sweep, progress)
+    except Exception as error:  # the default settings may be what this machine cannot run: no reason to lose the rest
+        default = Report()
+        findings.append(Finding("warn", "default_failed", f"the default settings could not be scored: {error}"))
     if first in default.metrics:
         metrics[f"{first}_default_holdout"] = default.metrics[first]
     if first in holdout.metrics:
         metrics["selection_price"] = best.values[0] - holdout.metrics[first]
-    findings += [*_doubts(sweep, holdout, default)]
+    findings += _doubts(sweep, holdout, default)
     undefined = {
         f"{_held(name)}": reason for name, reason in holdout.undefined.items() if name in sweep.space.objectives
     }

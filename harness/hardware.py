@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import platform
 import re
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,6 +42,30 @@ class Match(BaseModel):
     device: Device
     processors: tuple[str, ...] = ()
     name: re.Pattern[str] | None = None  # searched in the device's name, in any case
+    count: int | None = None
+    memory_gb: tuple[float, float] | None = None  # of one device, from and to
+
+    @property
+    def rules(self) -> int:
+        """How many things it looks at: the more, the more particular a machine it means."""
+        return len(self.model_fields_set - {"device"})
+
+
+class Limit(BaseModel):
+    """Values of a setting that a machine cannot run with, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    values: tuple[bool | int | float | str, ...]
+    reason: str
+
+
+class Published(BaseModel):
+    """What someone has reported from such a machine, to compare with; nothing is computed from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    figures: str
+    source: str
 
 
 class Profile(BaseModel):
@@ -49,15 +76,32 @@ class Profile(BaseModel):
     description: str
     match: Match
     defaults: dict[str, bool | int | float | str] = {}
+    environment: dict[str, str] = {}
+    cannot: dict[str, Limit] = {}
+    published: tuple[Published, ...] = ()
 
     def fits(self, machine: Machine) -> bool:
         """Whether `machine` is of this profile's kind."""
         match = self.match
+        low, high = match.memory_gb or (0, float("inf"))
         return (
             match.device in machine.devices
             and (not match.processors or machine.processor in match.processors)
             and (match.name is None or re.search(match.name.pattern, machine.name, re.IGNORECASE) is not None)
+            and match.count in {None, machine.count}
+            and low <= machine.memory_gb <= high
         )
+
+    def require(self, settings: Mapping[str, object], origins: Mapping[str, str]) -> None:
+        """BadInput for the first setting that this machine cannot run with."""
+        for name, limit in self.cannot.items():
+            if name in settings and settings[name] in limit.values:
+                raise BadInput(f"{name} = {settings[name]} ({origins[name]}): {self.tag} cannot: {limit.reason}")
+
+    def apply(self) -> None:
+        """Set the environment that this machine wants, but for what the user has set."""
+        for name, value in self.environment.items():
+            os.environ.setdefault(name, value)
 
 
 def load_profiles(folder: Path = FOLDER) -> list[Profile]:
@@ -87,10 +131,13 @@ def find_machine() -> Machine:
     return Machine(devices, _processor_name(), processor, 1, memory)
 
 
-def choose_profile(tag: str, machine: Machine, profiles: list[Profile]) -> Profile:
-    """The profile of that tag, or for `auto` the first that fits: better devices first, named ones before generic."""
+def choose_profile(tag: str, machine: Machine, profiles: list[Profile], *, unchecked: bool = False) -> Profile:
+    """The profile of that tag, or for `auto` the first that fits: better devices first, particular before generic.
+
+    `unchecked` takes a tag's word for it, as long as its device is there.
+    """
     if tag == "auto":
-        ranked = sorted(profiles, key=lambda p: (_rank(p, machine), p.match.name is None))
+        ranked = sorted(profiles, key=lambda p: (_rank(p, machine), -p.match.rules, p.tag))
         if fitting := [profile for profile in ranked if profile.fits(machine)]:
             return fitting[0]
         raise BadInput(f"hardware = auto: no profile fits {machine}; add one to {FOLDER.name}/")
@@ -99,9 +146,10 @@ def choose_profile(tag: str, machine: Machine, profiles: list[Profile]) -> Profi
         near = difflib.get_close_matches(tag, by_tag, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadInput(f"hardware = {tag}: no such profile; there are auto, {', '.join(by_tag)}{hint}")
-    if not by_tag[tag].fits(machine):
+    found = by_tag[tag]
+    if found.match.device not in machine.devices or not (unchecked or found.fits(machine)):
         raise BadInput(f"hardware = {tag}: this machine is {machine}; use hardware=auto")
-    return by_tag[tag]
+    return found
 
 
 def _rank(profile: Profile, machine: Machine) -> int:
@@ -110,6 +158,11 @@ def _rank(profile: Profile, machine: Machine) -> int:
 
 
 def _processor_name() -> str:
+    if platform.system() == "Darwin":
+        brand = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False
+        )
+        return brand.stdout.strip() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

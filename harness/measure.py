@@ -136,7 +136,7 @@ class Clock:
             self._warmup,
             self._rss_before,
             peak_rss() + sum(other.peak_rss for other in others),
-            max(on_device, default=int(cuda.max_memory_allocated())) if cuda else None,
+            sum(on_device) + sum(map(cuda.max_memory_allocated, range(cuda.device_count()))) if cuda else None,
         )
         self._restart()
         return reading
@@ -145,7 +145,8 @@ class Clock:
         """Leave out of the peaks what was needed until now."""
         reset_peak_rss()
         if cuda := _cuda():
-            cuda.reset_peak_memory_stats()
+            for device in range(cuda.device_count()):
+                cuda.reset_peak_memory_stats(device)
 
     def _restart(self) -> None:
         self._latencies: list[float] = []
@@ -153,7 +154,8 @@ class Clock:
 
     def _now(self) -> float:
         if cuda := _cuda():
-            cuda.synchronize()
+            for device in range(cuda.device_count()):
+                cuda.synchronize(device)
         return time.perf_counter()
 
 

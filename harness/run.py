@@ -32,11 +32,17 @@ _CACHE_PACKAGES = ("torch", "transformers", "bitsandbytes")
 class RunOptions(Params):
     """Settings of a run that no stage knows."""
 
-    records: str | None = Field(None, description="score these records instead of running the model: a parquet of"
-                                " save_records, or a file of features that the stage can import")  # fmt: skip
+    records: str | None = Field(
+        None,
+        description="score these records, no model runs: a parquet of save_records, the id of a tracked run, or a file"
+        " of features that the stage can import",
+    )
     save_records: str | None = Field(None, description="write the records to this parquet file")
     report: str | None = Field(None, description="write the whole report to this JSON file")
     hardware: str = Field("auto", description="hardware profile: `auto`, or the tag of a file in hardware/")
+    hardware_unchecked: bool = Field(
+        False, description="take the word of `hardware` for what this machine is; the run is tagged so"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in inference")
     cache: Literal["use", "refresh", "off"] = Field(
         "use", description="take records from the cache, measure again and replace them, or leave the cache alone"
@@ -128,13 +134,15 @@ def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[har
             raise BadInput(f"{stage.name} has no setting {name}; {hint}")
     options = validate(RunOptions, stage, given, dict.fromkeys(given, "given"))
     machine = hardware.find_machine()
-    profile = hardware.choose_profile(options.hardware, machine, profiles)
+    unchecked = options.hardware_unchecked
+    profile = hardware.choose_profile(options.hardware, machine, profiles, unchecked=unchecked)
     settable = stage.infer_params.model_fields.keys() | stage.score_params.model_fields.keys()
     defaults = {name: value for name, value in profile.defaults.items() if name in settable}
     origins = dict.fromkeys(known, "default")
     origins |= dict.fromkeys(defaults, f"hardware {profile.tag}") | dict.fromkeys(given, "given")
     infer = validate(stage.infer_params, stage, defaults | dict(given), origins)
     score = validate(stage.score_params, stage, defaults | dict(given), origins)
+    profile.require(infer.model_dump() | score.model_dump(), origins)
     if options.records:
         if useless := [name for name in given if name in stage.infer_params.model_fields]:
             raise BadInput(
@@ -166,16 +174,18 @@ def write_json(path: Path, content: Any) -> None:
         raise BadInput(f"report = {path}: cannot be written: {error.strerror}") from error
 
 
-def obtain(plan: Plan, progress: Progress) -> tuple[Records, dict[str, str], bool]:
+def obtain(plan: Plan, progress: Progress, *, apart: bool = False) -> tuple[Records, dict[str, str], bool]:
     """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
     if plan.infer is None:
         records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
         _require_sound(records)
         return records, digests, True
     digests = dict(plan.stage.inputs(plan.infer))
-    name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, _surroundings(plan))
+    surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})  # whose memory is less
+    name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
     if plan.options.cache == "use" and (kept := cache.find(name)):
         return kept, digests, True
+    plan.profile.apply()
     with cache.journal(None if plan.options.cache == "off" else name, fresh=plan.options.cache == "refresh") as journal:
         context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, Clock(), journal, progress)
         records = plan.stage.infer(plan.infer, context)

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -121,7 +122,7 @@ def _points(field: Range | tuple[Value, ...]) -> list[Value] | None:
     return field.points() if isinstance(field, Range) else list(field)
 
 
-def load(name: str | None, stage: Stage[Any, Any], memory_gb: float, sampler: str | None = None) -> Space:
+def load(name: str | None, stage: Stage[Any, Any], memory: Mapping[str, float], sampler: str | None = None) -> Space:
     """Read a space: a file, or a name in search_spaces/; BadInput names file, line, value and what is allowed."""
     path = _find(name or stage.name)
     try:
@@ -139,9 +140,11 @@ def load(name: str | None, stage: Stage[Any, Any], memory_gb: float, sampler: st
         reader.fail(("stage",), f"stage = {content.get('stage')}: the sweep is of {stage.name}")
     searched, fixed = reader.fields(content.get("fields") or {})
     objectives = reader.objectives(content.get("objectives") or {})
-    constraints = tuple(reader.constraints(content.get("constraints") or [], memory_gb))
+    constraints = tuple(reader.constraints(content.get("constraints") or [], memory))
     how = content.get("sampler") or {"name": "tpe"}
-    how = {"name": how} if isinstance(how, str) else dict(how)
+    how = {"name": how} if isinstance(how, str) else how
+    if not isinstance(how, dict):
+        reader.fail(("sampler",), f"sampler = {how}: must be a name, or a mapping of name and options")
     chosen = sampler or how.get("name")
     if chosen not in SAMPLERS:
         where = "--sampler" if sampler else f"{path.name}, line {reader.line(('sampler',))}: sampler"
@@ -225,6 +228,12 @@ class _Reader:
             if isinstance(content.get(key), bool) or not isinstance(content.get(key), int | float):
                 self.fail(place, f"{name}: {key} = {content.get(key)}: a range needs numbers low and high")
             self._check((*place, key), content[key])
+        field = self._models[name].model_fields[name].annotation
+        kind: type[int] | type[float] = float if float in _members(field) else int
+        numbers = {key: content[key] for key in ("low", "high", "step") if isinstance(content.get(key), int | float)}
+        if kind is int and any(value != int(value) for value in numbers.values()):
+            self.fail(place, f"{name}: {numbers}: {name} takes whole numbers only")
+        content = {**content, **{key: kind(value) for key, value in numbers.items()}}
         found = Range(content["low"], content["high"], content.get("step"), bool(content.get("log", False)))
         if found.low >= found.high:
             self.fail(place, f"{name}: low = {found.low} must be below high = {found.high}")
@@ -274,17 +283,17 @@ class _Reader:
                 self.fail(place, f"{name} = {direction}: better is to {self._directions[name]} it")
         return dict(content)
 
-    def constraints(self, content: Any, memory_gb: float) -> Iterator[Constraint]:
+    def constraints(self, content: Any, memory: Mapping[str, float]) -> Iterator[Constraint]:
         for i, text in enumerate(content):
             match = _CONSTRAINT.fullmatch(str(text).strip())
             if match is None:
                 self.fail(("constraints", i), f"{text}: a constraint reads `peak_rss_gb <= 12` or `… <= hardware`")
             metric, sign, bound = match.groups()
             self._known(("constraints", i), metric)
-            if bound == "hardware" and not metric.startswith("peak_"):
-                self.fail(("constraints", i), f"{text}: `hardware` is a bound of memory: peak_rss_gb or peak_device_gb")
+            if bound == "hardware" and metric not in memory:
+                self.fail(("constraints", i), f"{text}: `hardware` is a bound of {' or '.join(memory)} here")
             try:
-                yield Constraint(metric, sign == "<=", memory_gb if bound == "hardware" else float(bound))
+                yield Constraint(metric, sign == "<=", memory[metric] if bound == "hardware" else float(bound))
             except ValueError:
                 self.fail(("constraints", i), f"{text}: {bound} is not a number")
 
@@ -293,6 +302,12 @@ class _Reader:
             near = difflib.get_close_matches(str(name), self._directions, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(self._directions)}"
             self.fail(place, f"{self._stage.name} has no metric {name}{hint}")
+
+
+def _members(annotation: Any) -> set[Any]:
+    """The plain types that a field's annotation allows."""
+    parts = typing.get_args(annotation)
+    return {annotation} if not parts else {each for part in parts for each in _members(part)}
 
 
 _RATES = ("samples_per_min", "tokens_per_s")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import optuna
 import pandas as pd
+import psutil
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
@@ -54,6 +55,7 @@ class Sweep:
     options: SweepOptions
     digests: dict[str, str]
     identity: dict[str, str]
+    given: frozenset[str] = frozenset()  # settings that the command line has, which win over the space's own
 
     @property
     def name(self) -> str:
@@ -65,7 +67,7 @@ class Sweep:
         fixed = {name: value for name, value in self.plan.settings.items() if name not in self.space.searched}
         return (
             fixed
-            | self.options.model_dump(exclude_none=True)
+            | self.options.model_dump(exclude={"trials"}, exclude_none=True)
             | {"space": self.space.name, "sampler": self.space.sampler}
         )
 
@@ -103,6 +105,11 @@ class Sweep:
     def slow(self) -> frozenset[str]:
         """The searched settings that decide the records."""
         return frozenset(self.space.searched) & frozenset(self.plan.stage.infer_params.model_fields)
+
+    @property
+    def total(self) -> int:
+        """How many trials there will be: a grid has an end."""
+        return min(self.options.trials, len(self.grid)) if _is_grid(self) else self.options.trials
 
     @cached_property
     def grid(self) -> list[dict[str, Any]]:
@@ -147,7 +154,13 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
     base = resolve({name: value for name, value in given.items() if name not in mine})
     stage = base.stage
     options = run.validate(SweepOptions, stage, mine, dict.fromkeys(mine, "given"))
-    found = space.load(options.space, stage, base.machine.memory_gb, options.sampler)
+    memory = {"peak_rss_gb": round(psutil.virtual_memory().total / 2**30)}
+    if base.profile.match.device == "cuda":
+        memory["peak_device_gb"] = round(base.machine.memory_gb)
+    found = space.load(options.space, stage, memory, options.sampler)
+    for name in ("report", "save_records"):
+        if name in given:
+            raise BadInput(f"{name} = {given[name]}: a sweep has no such file; its run holds sweep.json and trials.csv")
     if twice := [name for name in given if name in found.searched]:
         raise BadInput(f"{twice[0]} = {given[twice[0]]}: the space {found.name} searches it; give one or the other")
     if base.infer is None and (useless := [n for n in found.searched if n in stage.infer_params.model_fields]):
@@ -158,7 +171,15 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
     if found.sampler == "grid" and size is not None and size > options.trials:
         raise BadInput(f"trials = {options.trials}: the grid {found.name} has {size} points; trials={size}, or random")
     _sampler(found, {}, 0, 0)  # its options, too, are looked at now
+    _require_costs(plan, found)
     digests = run.input_digests(plan)
+    for name in found.searched.keys() & stage.infer_params.model_fields.keys():
+        for i, value in enumerate(choices if isinstance(choices := found.searched[name], tuple) else ()):
+            other = with_settings(plan, {name: value})
+            assert other.infer is not None
+            digests |= {
+                f"{key}.{name}.{i}": each for key, each in stage.inputs(other.infer).items() if each != digests[key]
+            }
     identity = {
         "space": found.digest,
         "data": run.digest(digests),
@@ -167,7 +188,16 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
         "holdout": str(options.holdout),
         "hardware": plan.profile.tag,
     }
-    return Sweep(plan, found, options, digests, identity)
+    return Sweep(plan, found, options, digests, identity, frozenset(given))
+
+
+def _require_costs(plan: run.Plan, found: Space) -> None:
+    """Refuse objectives and bounds that nothing here can measure."""
+    for name in (*found.objectives, *(each.metric for each in found.constraints)):
+        if name in space.COST_DIRECTIONS and plan.infer is None:
+            raise BadInput(f"space {found.name}: {name} is measured by running the model, which records= does not")
+        if name == "peak_device_gb" and plan.profile.match.device != "cuda":
+            raise BadInput(f"space {found.name}: {name} is not measured on {plan.profile.tag}; peak_rss_gb is")
 
 
 class Study:
@@ -186,6 +216,12 @@ class Study:
     def parent(self, run_id: str) -> None:
         self.stored.set_user_attr("parent_run", run_id)
 
+    def look(self, trials: int) -> int:
+        """Note down that the holdout is looked at after so many trials: at how many stages it has been."""
+        stages = sorted({*self.stored.user_attrs.get("holdout_looked_at", []), trials})
+        self.stored.set_user_attr("holdout_looked_at", stages)
+        return len(stages)
+
     def trials(self) -> list[Trial]:
         """Every finished trial."""
         frozen = self.stored.get_trials(deepcopy=False)
@@ -196,7 +232,7 @@ class Study:
         sweep = self.sweep
         rows = {each.number: each for each in self.stored.get_trials(deepcopy=False)}
         finished = {n: each for n, each in rows.items() if each.state.is_finished()}
-        total = min(sweep.options.trials, len(sweep.grid)) if _is_grid(sweep) else sweep.options.trials
+        total = sweep.total
         size = _block_size(sweep)
         memory = optuna.create_study(directions=sweep.directions, sampler=_Nothing())
         first = next((start for start in range(0, total, size) if not _all_in(finished, start, size)), total)
@@ -204,8 +240,8 @@ class Study:
             memory.add_trial(finished[number])
         failed = sum(each.state == TrialState.FAIL for each in finished.values())
         best = _best_of(self.trials(), sweep)
-        with progress(total, "sweep", "trials") as advance:
-            advance(min(len(finished), total), _note(sweep, best, failed))
+        with progress(total, "sweep", "trials", min(len(finished), total)) as advance:
+            advance(0, _note(sweep, best, failed))
             for start in range(first, total, size):
                 block = range(start, min(start + size, total))
                 asked = {number: _ask(sweep, memory, number) for number in block}
@@ -235,23 +271,30 @@ class Study:
                 rows[number] = row = self._begin(trial)
             elif row.params != trial.params:
                 raise BadInput(f"study {sweep.name}: trial {number} cannot be repeated; other package versions made it")
-            elif "outcome" not in row.user_attrs:
-                attempts = row.user_attrs["attempts"] + 1
-                self._storage.set_trial_user_attr(row._trial_id, "attempts", attempts)
-                if attempts > sweep.options.max_attempts:
-                    reason = f"given up: it was interrupted {attempts - 1} times"
-                    self._keep(row, outcomes, Outcome(reason=reason))
-                    continue
             if "outcome" in row.user_attrs:
                 outcomes[number] = Outcome(**json.loads(row.user_attrs["outcome"]))
+            elif row.user_attrs["attempts"] >= sweep.options.max_attempts:
+                reason = f"given up: its process has died {row.user_attrs['attempts']} times"
+                self._keep(row, outcomes, Outcome(reason=reason))
             else:
                 todo.append(number)
-        if todo:
-            settings = [_plain(asked[number]) for number in todo]
-            found = engine.submit(evaluate, sweep.task, settings, progress).result()
-            for number, outcome in zip(todo, found, strict=True):
+        settings = {number: _plain(asked[number]) for number in todo}
+        for job in _jobs(sweep, settings):
+            for number in job:
+                self._attempt(rows[number], 1)
+            try:
+                found = engine.submit(evaluate, sweep.task, [settings[number] for number in job], progress).result()
+            except KeyboardInterrupt:  # which is not the trial's fault
+                for number in job:
+                    self._attempt(rows[number], 0)
+                raise
+            for number, outcome in zip(job, found, strict=True):
                 self._keep(rows[number], outcomes, outcome)
         return outcomes
+
+    def _attempt(self, row: FrozenTrial, more: int) -> None:
+        """Count, before a trial is evaluated, how often it has been begun."""
+        self._storage.set_trial_user_attr(row._trial_id, "attempts", row.user_attrs["attempts"] + more)
 
     def _begin(self, trial: optuna.Trial) -> FrozenTrial:
         """Store a trial that is about to run, with all its parameters at once."""
@@ -259,7 +302,7 @@ class Study:
             state=TrialState.RUNNING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={"attempts": 1},
+            user_attrs={"attempts": 0},
         )
         return self._storage.get_trial(self._storage.create_new_trial(self._id, template_trial=row))
 
@@ -287,6 +330,16 @@ class Study:
         return Trial(
             row.number, _plain(row), outcome, tuple(values) if values else None, excesses, started, time.time()
         )
+
+
+def _jobs(sweep: Sweep, settings: Mapping[int, Mapping[str, Any]]) -> list[list[int]]:
+    """Trials to evaluate at once: those of one inference where scoring many is quick, else each by itself."""
+    if not sweep.task.quick:
+        return [[number] for number in settings]
+    by_inference: dict[str, list[int]] = {}
+    for number, values in settings.items():
+        by_inference.setdefault(str([values[name] for name in sorted(sweep.slow)]), []).append(number)
+    return list(by_inference.values())
 
 
 @contextmanager
@@ -377,27 +430,32 @@ def _all_in(finished: Mapping[int, Any], start: int, size: int) -> bool:
 
 def _ask(sweep: Sweep, memory: optuna.Study, number: int) -> optuna.Trial:
     """Trial `number`, decided by the study's seed, that number and the trials told so far."""
-    points, inner = _points(sweep, number), sweep.space.inner
-    if points is not None:
-        memory.enqueue_trial(points)
+    if _is_grid(sweep):
+        memory.enqueue_trial(sweep.grid[number])
+        return memory.ask(sweep.distributions)
+    fixed = _kept(sweep, memory, number)
+    if sweep.space.sampler == "qmc":
+        memory.enqueue_trial(_quasi_random(sweep, number) | fixed)
         return memory.ask(sweep.distributions)
     sampler = _sampler(sweep.space, sweep.distributions, sweep.plan.options.seed, number)
-    leader = number - number % inner
-    if sweep.slow and sweep.slow != set(sweep.distributions) and leader != number:
-        # Settings of inference stay as they are for a while, for the others cost nothing to try.
-        before = memory.get_trials(deepcopy=False)[leader].params
+    if fixed:
         with _quiet():
-            sampler = optuna.samplers.PartialFixedSampler({name: before[name] for name in sweep.slow}, sampler)
+            sampler = optuna.samplers.PartialFixedSampler(fixed, sampler)
     memory.sampler = sampler
     return memory.ask(sweep.distributions)
 
 
-def _points(sweep: Sweep, number: int) -> dict[str, Any] | None:
-    """The point of a grid or of a quasi-random sequence, which depend on the trial's number alone."""
-    if _is_grid(sweep):
-        return sweep.grid[number]
-    if sweep.space.sampler != "qmc":
-        return None
+def _kept(sweep: Sweep, memory: optuna.Study, number: int) -> dict[str, Any]:
+    """Settings of inference that stay for a while, as the others cost nothing to try; not if they have failed."""
+    leader = number - number % sweep.space.inner
+    if not sweep.slow or sweep.slow == set(sweep.distributions) or leader == number:
+        return {}
+    before = memory.get_trials(deepcopy=False)[leader]
+    return {} if before.state == TrialState.FAIL else {name: before.params[name] for name in sweep.slow}
+
+
+def _quasi_random(sweep: Sweep, number: int) -> dict[str, Any]:
+    """The point of a low-discrepancy sequence, which depends on the trial's number alone."""
     kinds = {"sobol": qmc.Sobol, "halton": qmc.Halton}
     kind = kinds[str(sweep.space.options.get("qmc_type", "sobol"))]
     sequence = kind(len(sweep.distributions), scramble=True, rng=sweep.plan.options.seed)
@@ -434,9 +492,16 @@ def _sampler(
     }
     own = {"qmc": ["qmc_type"], "grid": []}
     kind = kinds.get(found.sampler)
-    allowed = own[found.sampler] if kind is None else sorted(set(inspect.signature(kind).parameters) - {"seed"})
+    ours = {"seed", "group", "constraints_func", "source_trials", "x0"}
+    allowed = own[found.sampler] if kind is None else sorted(set(inspect.signature(kind).parameters) - ours)
     if unknown := [name for name in found.options if name not in allowed]:
         raise BadInput(f"space {found.name}: sampler {found.sampler} has no option {unknown[0]}; {', '.join(allowed)}")
+    if found.sampler == "cmaes" and len(found.objectives) > 1:
+        raise BadInput(
+            f"space {found.name}: sampler cmaes has one objective; tpe, gp, nsga2, qmc and random take several"
+        )
+    if found.options.get("qmc_type", "sobol") not in {"sobol", "halton"}:
+        raise BadInput(f"space {found.name}: qmc_type = {found.options['qmc_type']}: must be sobol or halton")
     if kind is None:
         return _Nothing()
     own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
@@ -503,7 +568,7 @@ def table(trials: Sequence[Trial], sweep: Sweep) -> pd.DataFrame:
                 "state": "failed" if trial.values is None else "complete" if trial.feasible else "infeasible",
                 "pareto": trial.number in front,
                 **{name: trial.outcome.metrics.get(name) for name in sweep.space.objectives},
-                **trial.params,
+                **{f"params.{name}": value for name, value in trial.params.items()},
                 **trial.outcome.metrics,
                 "seconds_to_score": trial.outcome.seconds,
                 "reason": trial.outcome.reason,

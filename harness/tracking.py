@@ -88,7 +88,9 @@ class Tracked:
             tags=[RunTag(_name(name), value[:_LONGEST]) for name, value in all_tags.items() if name != "note"],
         )
         self.record_table("trials", trials)
-        self.client.log_table(self.run_id, trials, "trials.json")
+        # As log_table has it, which would add the rows to those of the sweep before it grew.
+        self.client.log_text(self.run_id, trials.to_json(orient="split", index=False), "trials.json")
+        self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", '[{"path": "trials.json", "type": "table"}]')
 
     def record_files(self, figures: Mapping[str, Callable[[], Figure]], texts: Mapping[str, str]) -> None:
         """Log pictures under figures/, and texts under their file names."""
@@ -145,9 +147,14 @@ class Children:
                 " they are kept in the study, and the same command writes them"
             )
 
-    def tag(self, number: int, name: str, value: str) -> None:
-        """Tag the run of a trial that is written."""
-        self._client.set_tag(self._known[number][0], name, value)
+    def mark(self, name: str, numbers: set[int]) -> None:
+        """Tag the runs of these trials, and no others."""
+        words = f"tags.`mlflow.parentRunId` = '{self._parent.run_id}' and tags.{name} = 'true'"
+        for run in self._client.search_runs([self._experiment], words):
+            if int(run.data.tags["trial"]) not in numbers:
+                self._client.delete_tag(run.info.run_id, name)
+        for number in numbers:
+            self._client.set_tag(self._known[number][0], name, "true")
 
     def _find(self) -> dict[int, tuple[str, str]]:
         """Run id and status of each trial that has a run."""
@@ -166,8 +173,8 @@ class Children:
         while (trial := self._queue.get()) is not None:
             try:
                 self._write(**trial)
-            except (MlflowException, SQLAlchemyError, OSError) as error:
-                self._failures.append(str(error).strip().splitlines()[0])
+            except Exception as error:  # the thread must go on: what failed is told at the end
+                self._failures.append((str(error) or type(error).__name__).strip().splitlines()[0])
 
     def _write(
         self,
@@ -213,6 +220,8 @@ def tracked(stage: str, kind: str = "run", adopted: str | None = None, name: str
         run.client.set_tag(run.run_id, "mlflow.note.content", f"**Failed.** {reason}"[:_LONGEST])
         run.client.set_terminated(run.run_id, "KILLED" if interrupted else "FAILED")
         raise
+    if adopted and "error" in run.client.get_run(run.run_id).data.tags:
+        run.client.delete_tag(run.run_id, "error")
     run.client.set_terminated(run.run_id, "FINISHED")
 
 
@@ -240,6 +249,16 @@ def _open(stage: str, kind: str, adopted: str | None, name: str | None) -> Track
             f"tracking store {store}: cannot be written: {line}; name another one in MLFLOW_TRACKING_URI"
         ) from error
     return Tracked(client, run.info.run_id, str(run.info.run_name), store)
+
+
+def artifact(run_id: str, name: str) -> Path:
+    """A local copy of a run's artifact; BadInput where there is no such run, or it has none."""
+    store = mlflow.get_tracking_uri()
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise BadInput(f"run {run_id}: no {name} in {store}: {line}; name the run's id and its store") from error
 
 
 def listed(tags: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
@@ -288,6 +307,8 @@ def _tags(result: Result) -> dict[str, str]:
         "replayed": str(result.replayed).lower(),
         "commit": result.environment["commit"],
     }
+    if plan.options.hardware_unchecked:
+        tags["hardware_unchecked"] = "true"
     tags |= {f"{name}_digest": digest for name, digest in result.digests.items()}
     tags |= {f"undefined.{name}": reason for name, reason in result.report.undefined.items()}
     tags |= {f"origin.{name}": plan.origins[name] for name in plan.settings if plan.origins[name] != "default"}

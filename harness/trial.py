@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,8 @@ from harness.stage import BadInput, Progress, Records, Undefined
 
 _KEPT = 2  # inferences whose records stay in memory
 _parts: dict[str, tuple[Records, Records | None]] = {}
+_broken: dict[str, str] = {}  # inferences that failed, which need not be tried again for the next trial
+_held: dict[str, tuple[set[Any], set[Any]]] = {}  # by study, the groups that trials have seen and those held out
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,16 @@ class Task:
     wanted: tuple[str, ...]
     apart: bool
 
+    @property
+    def quality(self) -> list[str]:
+        """Of what is wanted, the metrics that scoring yields; the others are costs."""
+        return [name for name in self.wanted if name in {metric.name for metric in self.plan.stage.metrics}]
+
+    @property
+    def quick(self) -> bool:
+        """Whether the stage can give them for many settings at once."""
+        return self.plan.stage.score_many is not None and set(self.quality) <= set(self.plan.stage.quick)
+
 
 def evaluate(task: Task, trials: Sequence[Mapping[str, Any]], progress: Progress) -> list[Outcome]:
     """Metrics of trials that differ from the plan by the settings given; one that fails says why and stops no other.
@@ -73,16 +86,35 @@ def evaluate(task: Task, trials: Sequence[Mapping[str, Any]], progress: Progress
 def parts(task: Task, plan: run.Plan, progress: Progress) -> tuple[Records, Records | None]:
     """The plan's records, split into what trials see and what is held out (None at holdout 0)."""
     key = task.study + (plan.infer.model_dump_json() if plan.infer else "")
+    if key in _broken:
+        raise BadInput(_broken[key])
     if key not in _parts:
         while len(_parts) >= _KEPT:
             del _parts[next(iter(_parts))]
-        records = in_fresh_process(_infer, plan) if task.apart else run.obtain(plan, progress)[0]
+        try:
+            records = in_fresh_process(_infer, plan) if task.apart else run.obtain(plan, progress)[0]
+        except Exception as error:
+            _broken[key] = _reason(error)
+            raise
         _parts[key] = split(plan, records, task.holdout)
+        _require_one_holdout(task, plan, *_parts[key])
     return _parts[key]
 
 
+def _require_one_holdout(task: Task, plan: run.Plan, seen: Records, held: Records | None) -> None:
+    """Refuse to search settings that select data: what one trial sees would be held out from another."""
+    if held is None:
+        return
+    mine = [set(plan.stage.strata(each.frame)[0]) for each in (seen, held)]
+    others = _held.setdefault(task.study, (set(), set()))
+    if mine[0] & others[1] or mine[1] & others[0]:
+        raise BadInput("the holdout would not be the same for all trials: a searched setting selects data; holdout=0")
+    for known, more in zip(others, mine, strict=True):
+        known |= more
+
+
 def _infer(plan: run.Plan) -> Records:
-    return run.obtain(plan, lambda *_: nullcontext(lambda *_: None))[0]
+    return run.obtain(plan, lambda *_: nullcontext(lambda *_: None), apart=True)[0]
 
 
 def split(plan: run.Plan, records: Records, holdout: float) -> tuple[Records, Records | None]:
@@ -117,23 +149,32 @@ def _evaluate(task: Task, plans: list[run.Plan], progress: Progress) -> list[Out
         gc.collect()  # what ran out of memory must not keep it from the next
         if len(plans) > 1:
             return [outcome for plan in plans for outcome in _evaluate(task, [plan], progress)]
-        known = isinstance(error, BadInput | Undefined)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        return [Outcome(reason=" ".join(reason.split())[:1000], seconds=time.perf_counter() - start)]
+        return [Outcome(reason=_reason(error), seconds=time.perf_counter() - start)]
     seconds = (time.perf_counter() - start) / len(plans)
     cost = records.cost.metrics() if records.cost else {}
     return [_outcome(task, metrics | cost, undefined, seconds) for metrics, undefined in found]
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "the process of its inference was killed, most likely for want of memory"
+    text = str(error) if isinstance(error, BadInput | Undefined) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:1000]
+
+
 def _score(task: Task, records: Records, plans: list[run.Plan]) -> list[tuple[dict[str, float], dict[str, str]]]:
     """Metrics, and why others are undefined, of each plan."""
     stage = plans[0].stage
-    quality = [name for name in task.wanted if name in {metric.name for metric in stage.metrics}]
-    if stage.score_many is None or not set(quality) <= set(stage.quick):
+    if stage.score_many is None or not task.quick:
         reports = [stage.score(records, plan.score) for plan in plans]
         return [(report.metrics, report.undefined) for report in reports]
-    table = stage.score_many(records, [plan.score for plan in plans], quality)
-    return [({str(k): float(v) for k, v in row.items() if not np.isnan(v)}, {}) for row in table.to_dict("records")]
+    table = stage.score_many(records, [plan.score for plan in plans], task.quality)
+    found = [{str(k): float(v) for k, v in row.items() if not np.isnan(v)} for row in table.to_dict("records")]
+    # Why one is undefined only the whole score says.
+    return [
+        (row, {} if len(row) == len(task.quality) else stage.score(records, plan.score).undefined)
+        for row, plan in zip(found, plans, strict=True)
+    ]
 
 
 def _outcome(task: Task, metrics: dict[str, float], undefined: dict[str, str], seconds: float) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +28,26 @@ def write(folder: Path, text: str) -> Path:
     return folder
 
 
+def gpu(name: str, memory: float, count: int = 1) -> Machine:
+    return Machine(("cuda", "cpu"), name, "x86_64", count, memory)
+
+
 @pytest.mark.parametrize(
-    ("machine", "tag"), [(INTEL, "cpu-x86_64"), (GRACE, "cpu-arm64"), (GPU, "cuda"), (MAC, "apple-silicon")]
+    ("machine", "tag"),
+    [
+        (INTEL, "cpu-x86_64"),
+        (GRACE, "cpu-arm64"),
+        (GPU, "cuda"),
+        (MAC, "apple-silicon"),
+        (Machine(("mps", "cpu"), "Apple M3 Ultra", "arm64", 1, 256), "m3-ultra"),
+        (gpu("Tesla T4", 15, 2), "kaggle-t4x2"),
+        (gpu("Tesla T4", 15), "colab-t4"),
+        (gpu("NVIDIA A100-SXM4-40GB", 39), "colab-a100"),
+        (gpu("NVIDIA GeForce RTX 4090", 24), "rtx-4090"),
+        (gpu("NVIDIA RTX 5000 Ada Generation", 32), "rtx-5000-ada"),
+        (gpu("NVIDIA H200", 140), "h200"),
+        (gpu("NVIDIA L4", 22), "cuda"),
+    ],
 )
 def test_auto_takes_the_profile_of_the_best_device_found(machine: Machine, tag: str) -> None:
     assert choose_profile("auto", machine, PROFILES).tag == tag
@@ -39,8 +58,40 @@ def test_auto_prefers_a_profile_that_names_the_device_to_a_generic_one(tmp_path:
     text = "{tag: a100, description: ours, match: {device: cuda, name: 'a100.*80gb'}, defaults: {precision: bf16}}"
     named = load_profiles(write(tmp_path, text))
     assert choose_profile("auto", GPU, [*PROFILES, *named]).tag == "a100"
-    other = Machine(("cuda", "cpu"), "NVIDIA T4", "x86_64", 1, 16)
+    other = Machine(("cuda", "cpu"), "NVIDIA L4", "x86_64", 1, 24)
     assert choose_profile("auto", other, [*PROFILES, *named]).tag == "cuda"
+
+
+def test_a_tag_may_be_taken_at_its_word_where_its_device_is_there() -> None:
+    assert choose_profile("rtx-4090", GPU, PROFILES, unchecked=True).tag == "rtx-4090"
+    with pytest.raises(BadInput, match="hardware = rtx-4090: this machine is Xeon"):
+        choose_profile("rtx-4090", INTEL, PROFILES, unchecked=True)
+
+
+def test_what_a_machine_cannot_do_is_refused_with_the_reason() -> None:
+    (t4,) = [profile for profile in PROFILES if profile.tag == "colab-t4"]
+    t4.require({"attention": "sdpa", "precision": "nf4"}, {})
+    with pytest.raises(BadInput, match=r"precision = bf16 \(given\): colab-t4 cannot: a T4 has no bf16"):
+        t4.require({"precision": "bf16"}, {"precision": "given"})
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.tag)
+def test_a_profile_can_do_what_it_sets_and_its_limits_are_of_settings_that_exist(profile: Profile) -> None:
+    profile.require(profile.defaults, dict.fromkeys(profile.defaults, "hardware"))
+    models: list[Any] = [model for stage in STAGES for model in (stage.infer_params, stage.score_params)]
+    for name, limit in profile.cannot.items():
+        (model,) = [model for model in models if name in model.model_fields]
+        for value in limit.values:
+            assert getattr(model.model_validate({name: value}), name) == value
+
+
+def test_the_environment_of_a_profile_gives_way_to_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    (mac,) = [profile for profile in PROFILES if profile.tag == "apple-silicon"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "")
+    monkeypatch.delenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO")
+    mac.apply()
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"]) == ("7", "0.0")
 
 
 def test_a_cpu_profile_may_be_asked_for_on_a_machine_that_has_a_gpu() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiments import STAGES
 from harness import space
@@ -15,19 +16,20 @@ from harness.stage import BadInput
 from harness.sweep import _at, _distribution
 
 (DETECT,) = [stage for stage in STAGES if stage.name == "detect"]
+MEMORY = {"peak_rss_gb": 16.0}
 SHIPPED = sorted(space.FOLDER.glob("*.yaml"))
 
 
 def load(tmp_path: Path, text: str, sampler: str | None = None) -> space.Space:
     path = tmp_path / "own.yaml"
     path.write_text(text)
-    return space.load(str(path), DETECT, 16.0, sampler)
+    return space.load(str(path), DETECT, MEMORY, sampler)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_space_that_ships_fits_its_stage(path: Path) -> None:
     stage = next(stage for stage in STAGES if path.stem.startswith(stage.name))
-    found = space.load(path.stem, stage, 16.0)
+    found = space.load(path.stem, stage, MEMORY)
     assert found.searched
     assert set(found.objectives) <= {metric.name for metric in stage.metrics} | set(space.COST_DIRECTIONS)
 
@@ -37,8 +39,8 @@ def test_every_stage_has_a_space_of_its_name() -> None:
 
 
 def test_the_papers_grid_has_its_1960_points_once_each() -> None:
-    grid = list(space.load("detect", DETECT, 16.0, "grid").grid(frozenset()))
-    assert len(grid) == space.load("detect", DETECT, 16.0).size() == 1960
+    grid = list(space.load("detect", DETECT, MEMORY, "grid").grid(frozenset()))
+    assert len(grid) == space.load("detect", DETECT, MEMORY).size() == 1960
     assert len({tuple(point.items()) for point in grid}) == 1960
     assert sorted({point["alpha"] for point in grid}) == [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6]
 
@@ -54,10 +56,10 @@ def test_a_grid_varies_what_is_expensive_in_the_outer_loop(tmp_path: Path) -> No
         ("stage: detect\nfields:\n  top_m: [1]\n", "line 3: detect has no setting top_m; did you mean top_n?"),
         ("stage: detect\nfields:\n  top_n: [1, 0]\n", "line 3: top_n = 0: must be greater than or equal to 1"),
         ("stage: detect\nfields:\n  top_n:\n    low: 1\n    high: 9000\n", "line 5: top_n = 9000: must be less than"),
-        ("stage: detect\nfields:\n  top_n: {low: 1, high: 7, step: 0.5}\n", "line 3: top_n = 1.5: must be a valid int"),
+        ("stage: detect\nfields:\n  top_n: {low: 1, high: 7, step: 0.5}\n", "whole numbers only"),
         ("stage: detect\nfields:\n  top_n: {low: 7, high: 1}\n", "line 3: top_n: low = 7 must be below high = 1"),
         ("stage: detect\nfields:\n  alpha: {low: 0.0, high: 1, log: true}\n", "a log range has no step and begins ab"),
-        ("stage: detect\nfields:\n  alpha: {low: 0.1, high: 1, step: 0.2}\n", "high = 1 is not low plus whole steps"),
+        ("stage: detect\nfields:\n  alpha: {low: 0.1, high: 1, step: 0.2}\n", "is not low plus whole steps of 0.2"),
         ("stage: detect\nfields:\n  alpha: {low: 0.1, hi: 1}\n", "line 3: alpha: hi is not a part of a range; low, h"),
         ("stage: detect\nfields:\n  alpha: {low: 0.1}\n", "line 3: alpha: high = None: a range needs numbers"),
         ("stage: detect\nfields:\n  alpha: {low: a, high: 1}\n", "line 3: alpha: low = a: a range needs numbers"),
@@ -74,7 +76,7 @@ def test_a_grid_varies_what_is_expensive_in_the_outer_loop(tmp_path: Path) -> No
         ("stage: detect\nfields: {alpha: [1]}\nobjectives: {auc: up}\n", "line 3: auc = up: must be maximize or mini"),
         ("stage: detect\nfields: {alpha: [1]}\nobjectives: {auc: minimize}\n", "line 3: auc = minimize: better is to"),
         ("stage: detect\nfields: {alpha: [1]}\nconstraints:\n  - auc < 1\n", "line 4: auc < 1: a constraint reads"),
-        ("stage: detect\nfields: {alpha: [1]}\nconstraints:\n  - auc <= hardware\n", "`hardware` is a bound of memory"),
+        ("stage: detect\nfields: {alpha: [1]}\nconstraints:\n  - auc <= hardware\n", "is a bound of peak_rss_gb here"),
         ("stage: detect\nfields: {alpha: [1]}\nsampler: tpa\n", "line 3: sampler = tpa: must be tpe or gp or cmaes"),
         ("stage: detect\nfields: {alpha: {low: 0, high: 1.5}}\nsampler: grid\n", "alpha: a grid needs a step, or a l"),
         ("stage: detect\nfields: {alpha: [1]}\ninner: 0\n", "line 3: inner = 0: must be a whole number of at least 1"),
@@ -92,7 +94,7 @@ def test_a_space_that_does_not_exist_is_named_with_those_that_do() -> None:
     with pytest.raises(
         BadInput, match=r"space = detect-wied: no such search space; .*detect-wide.*did you mean detect-wide"
     ):
-        space.load("detect-wied", DETECT, 16.0)
+        space.load("detect-wied", DETECT, MEMORY)
 
 
 def test_the_bound_of_the_hardware_is_its_memory(tmp_path: Path) -> None:
@@ -119,3 +121,10 @@ def test_every_value_of_a_range_is_one_that_optuna_takes(field: Range, unit: flo
         assert distribution._contains(distribution.to_internal_repr(value))
     assert _at(field, 0.0) == pytest.approx(field.low)
     assert _at(field, 1.0) == pytest.approx(field.high)
+
+
+def test_a_range_is_of_the_kind_of_its_setting_whatever_its_numbers_look_like(tmp_path: Path) -> None:
+    text = "stage: detect\nfields:\n  alpha: {low: 0, high: 2}\n  top_n: {low: 1.0, high: 7.0}\n"
+    searched = load(tmp_path, text).searched
+    assert isinstance(_distribution(searched["alpha"]), FloatDistribution)
+    assert isinstance(_distribution(searched["top_n"]), IntDistribution)

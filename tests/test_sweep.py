@@ -19,9 +19,9 @@ import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
-from harness import hardware, run, sweep
+from harness import hardware, run, sweep, trial
 from harness.__main__ import main
-from harness.engine import InProcess
+from harness.engine import InProcess, in_fresh_process
 from harness.stage import BadInput
 from tests import tiny
 
@@ -256,7 +256,7 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(place: Path) -> None
         def submit(self, function: Any, *arguments: Any) -> Any:
             (settings,) = arguments[1]
             if settings == deadly:
-                raise KeyboardInterrupt
+                raise SystemExit  # as if killed: nothing more is written
             return super().submit(function, *arguments)
 
     def planned() -> sweep.Sweep:
@@ -271,16 +271,17 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(place: Path) -> None
         with sweep.opened(planned()) as (study, _):
             try:
                 study.conduct(Deadly(), Silent, lambda trial: None)
-            except KeyboardInterrupt:
+            except SystemExit:
                 assert attempt < 2
     reasons = [each.user_attrs.get("reason") for each in stored(place)]
-    assert reasons == [None, None, "given up: it was interrupted 2 times", None]
+    assert reasons == [None, None, "given up: its process has died 2 times", None]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--sampler=grid", "--space=detect"], "trials = 12: the grid detect has 1960 points; trials=1960, or random"),
+        (["--report=r.json"], "report = r.json: a sweep has no such file"),
         (["--sampler=best"], "space --sampler = best: must be tpe or gp"),
         (["--storage=sqlite:////nowhere/at/all.db"], "storage = sqlite:////nowhere/at/all.db: cannot be opened: "),
         (["--storage=nonsense"], "storage = nonsense: cannot be opened: "),
@@ -396,3 +397,72 @@ def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None
     (parent,) = runs("study")
     assert parent.info.status == "KILLED"
     assert {each.info.status for each in runs("trial")} == {"FINISHED"}
+
+
+def test_an_inference_that_is_killed_for_want_of_memory_is_a_failed_trial(place: Path) -> None:
+    plan = run.resolve(DETECT, {"records": "features.parquet"}, hardware.load_profiles())
+    task = trial.Task("study", plan, 0.3, ("auc",), apart=True)
+
+    def die(_: Any) -> Any:
+        return in_fresh_process(os.abort)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "_infer", die)
+        patch.setattr(trial, "in_fresh_process", lambda function, plan: function(plan))
+        (outcome,) = trial.evaluate(task, [{"alpha": 1.0}], Silent)
+    assert outcome.metrics == {}
+    assert outcome.reason == "the process of its inference was killed, most likely for want of memory"
+
+
+def test_an_interruption_is_not_held_against_a_trial(place: Path) -> None:
+    class Interrupted(InProcess):
+        def submit(self, *_: Any) -> Any:
+            raise KeyboardInterrupt
+
+    given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "trials": "4", "sampler": "random"}
+    planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    for _ in range(5):
+        with sweep.opened(planned) as (study, _), pytest.raises(KeyboardInterrupt):
+            study.conduct(Interrupted(), Silent, lambda trial: None)
+    with sweep.opened(planned) as (study, _):
+        study.conduct(InProcess(), Silent, lambda trial: None)
+        assert all(trial.values for trial in study.trials())
+
+
+def test_a_study_that_has_grown_shows_its_last_state_only(place: Path) -> None:
+    for trials in (3, 12, 12):
+        assert main(words(f"--trials={trials}")) == 0
+    (parent,) = runs("study")
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{parent.info.run_id}/")
+    table = json.loads(Path(folder, "trials.json").read_text())
+    assert len(table["data"]) == 12
+    assert parent.data.metrics["trials_complete"] == 12
+    winners = [each for each in runs("trial") if each.data.tags.get("winner") == "true"]
+    assert [each.data.tags["trial"] for each in winners] == [
+        str(json.loads(Path(folder, "sweep.json").read_text())["winner"])
+    ]
+    assert parent.data.tags["best.alpha"] == winners[0].data.params["alpha"]
+    assert "the holdout has been looked at 2 times" in parent.data.tags["mlflow.note.content"]
+
+
+def test_settings_that_select_data_cannot_be_searched_with_a_holdout(place: Path, capsys: Any) -> None:
+    tiny.save_llama(place / "model")
+    tiny.write_jsonl(place / "data.jsonl", tiny.samples(24))
+    (place / "own.yaml").write_text(SPACE.replace("fields:\n", "fields:\n  limit: [12, 24]\n") + "inner: 1\n")
+    given = {"model": "model", "dataset": "data.jsonl", "folds": "2", "space": "own.yaml", "trials": "4"}
+    main(["sweep", "detect", *(f"--{name}={value}" for name, value in given.items())])
+    reasons = {str(each.user_attrs.get("reason")) for each in stored(place)}
+    assert any("a searched setting selects data" in reason for reason in reasons)
+
+
+def test_what_failed_for_a_reason_of_inference_is_not_tried_with_the_same_settings_ten_times(place: Path) -> None:
+    tiny.save_llama(place / "model")
+    tiny.write_jsonl(place / "data.jsonl", tiny.samples(24))
+    (place / "own.yaml").write_text(SPACE.replace("fields:\n", "fields:\n  extract_heads: [all, '9.9']\n"))
+    given = {"model": "model", "dataset": "data.jsonl", "folds": "2", "space": "own.yaml", "trials": "12"}
+    words = [f"--{name}={value}" for name, value in given.items()]
+    assert main(["sweep", "detect", *words, "--max_failure_rate=0.9"]) == 0
+    trials = stored(place)
+    assert {each.params["extract_heads"] for each in trials} == {"all", "9.9"}
+    for each in trials:
+        assert (each.state == optuna.trial.TrialState.FAIL) == (each.params["extract_heads"] == "9.9")

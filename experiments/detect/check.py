@@ -12,6 +12,7 @@ from experiments.detect.encode import Encoded
 from experiments.detect.extract import Features
 from experiments.detect.params import DetectInfer
 from experiments.models.language import LanguageModel
+from experiments.statistics import Floats
 
 
 def check(
@@ -37,9 +38,15 @@ def check(
     return found | {"fp32": _differences(alone, [reference([sample])[0] for sample in samples])}
 
 
+def _relative(found: Floats, reference: Floats) -> Floats:
+    """|a / b - 1|; where both are 0 nothing differs, where only the reference is all does."""
+    gap = np.abs(found - reference)
+    return np.divide(gap, reference, out=(gap > 0).astype(np.float64), where=reference > 0)
+
+
 def _differences(found: list[Features], reference: list[Features]) -> dict[str, float]:
     ecs = np.concatenate([np.abs(a.ecs - b.ecs).ravel() for a, b in zip(found, reference, strict=True)])
-    pks = np.concatenate([np.abs(a.pks / b.pks - 1).ravel() for a, b in zip(found, reference, strict=True)])
+    pks = np.concatenate([_relative(a.pks, b.pks).ravel() for a, b in zip(found, reference, strict=True)])
     return {
         "ecs_median": float(np.median(ecs)),
         "ecs_max": float(ecs.max()),

@@ -51,12 +51,17 @@ def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.
         features = extract_batch(batch)
         done += 1
         if params.cleanup_every and done % params.cleanup_every == 0:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            tidy_up()
         return features
 
     return model, compute
+
+
+def tidy_up() -> None:
+    """Give back memory that nothing uses any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def here(compute: Compute, batches: Iterable[list[Encoded]], clock: Clock) -> Iterator[Computed]:
@@ -96,6 +101,7 @@ def _models(params: DetectInfer, device: str, heads: tuple[Head, ...]) -> tuple[
     if device == "cuda":
         number = re.search(r"\d+$", multiprocessing.current_process().name)
         device = f"cuda:{(int(number[0]) - 1 if number else 0) % torch.cuda.device_count()}"
+        torch.cuda.set_device(device)
     return load(params, device, list(heads))[1], Clock()
 
 

@@ -83,15 +83,16 @@ def extractor(
         pieces, at = _pieces(samples)
         watch = _Watch({i: _Attended(sample, level) for i, sample in zip(at, samples, strict=True)}, heads)
         slices = packed.Layout(pieces, model.attention).slices
-        rows = torch.cat([torch.arange(slices[i].start, slices[i].stop) for i in at]).to(model.device)
+        rows = torch.cat([torch.arange(slices[i].start, slices[i].stop) for i in at])
         with model.residuals(rows) as (before, after):
-            states = packed.forward(model, pieces, watch)
-        divergence = lens.divergence([each[0] for each in after], [each[0] for each in before], pks)
+            last = packed.forward(model, pieces, watch)
+        afterwards, beforehand = ([each[0].to(model.device) for each in states] for states in (after, before))
+        divergence = lens.divergence(afterwards, beforehand, pks)
         by_response = np.split(divergence, np.cumsum([len(pieces[i].ids) for i in at])[:-1])
         ecs = (
             _ecs_of_spans(list(watch.seen.values()), embed)
             if level == "chunk"
-            else [_ecs_of_tokens(watch.seen[i], states[pieces[i].after or 0], states[i]) for i in at]
+            else [_ecs_of_tokens(watch.seen[i], last[pieces[i].after or 0], last[i]) for i in at]
         )
         return [
             Features(found, _pool(own, sample, level, pks, lens.vocabulary), watch.seen[i].ties)
@@ -220,7 +221,7 @@ def _ecs_of_tokens(seen: _Attended, states: torch.Tensor, last: torch.Tensor) ->
     for chosen in seen.found:
         means = functional.embedding_bag(chosen.flatten(end_dim=1).to(prompt.device), prompt, mode="mean")
         columns.append(functional.cosine_similarity(means.view(*chosen.shape[:2], -1), own, dim=-1))
-    return torch.cat(columns).mT.double().cpu().numpy()
+    return torch.cat(columns).mT.cpu().double().numpy()
 
 
 # --- PKS ---------------------------------------------------------------------------------------------------------
@@ -250,7 +251,7 @@ class _Lens:
             p, q = logits.chunk(2)
             step = max(1, _PIECE // self.vocabulary) if p.device.type == "cpu" else len(p)
             pieces += [reduce(p[i : i + step], q[i : i + step], pks) for i in range(0, len(p), step)]
-        return torch.cat(pieces).view(len(after), -1).mT.double().cpu().numpy()
+        return torch.cat(pieces).view(len(after), -1).mT.cpu().double().numpy()
 
 
 def _divergence(p: torch.Tensor, q: torch.Tensor, pks: str) -> torch.Tensor:

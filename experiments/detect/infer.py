@@ -12,7 +12,7 @@ import pandas as pd
 from experiments.detect import data, extract
 from experiments.detect.baseline import Head
 from experiments.detect.check import check
-from experiments.detect.compute import Compute, find_batch_tokens, here, in_workers, load
+from experiments.detect.compute import Compute, find_batch_tokens, here, in_workers, load, tidy_up
 from experiments.detect.encode import Encoded, encode
 from experiments.detect.extract import Features
 from experiments.detect.params import DetectInfer
@@ -57,6 +57,7 @@ def infer(params: DetectInfer, context: Context) -> Records:
         computed = here(compute, batches, context.clock)
     else:
         del compute
+        tidy_up()
         computed = in_workers(params, context.device, heads, batches, context.clock)
     with context.progress(len(samples), "detect") as advance:
         advance(len(journal.done))

@@ -119,14 +119,17 @@ class LanguageModel:
         before: list[torch.Tensor] = []
         after: list[torch.Tensor] = []
 
+        def chosen(states: torch.Tensor) -> torch.Tensor:
+            return states[:, rows.to(states.device) if isinstance(rows, torch.Tensor) else rows]
+
         def keep_input(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            before.append(inputs[0][:, rows])
+            before.append(chosen(inputs[0]))
 
         def keep_ffn(_: nn.Module, __: Any, output: torch.Tensor) -> None:
-            before.append(output[:, rows])
+            before.append(chosen(output))
 
         def keep_output(_: nn.Module, __: Any, output: Any) -> None:
-            after.append((output[0] if isinstance(output, tuple) else output)[:, rows])
+            after.append(chosen(output[0] if isinstance(output, tuple) else output))
 
         def subtract_ffn(_: nn.Module, __: Any, output: Any) -> None:
             keep_output(_, __, output)
@@ -137,6 +140,10 @@ class LanguageModel:
             if getattr(layer, "use_parallel_residual", type(layer).__name__ in _PARALLEL):
                 handles.append(self._part(layer, ("mlp",)).register_forward_hook(keep_ffn))
                 handles.append(layer.register_forward_hook(subtract_ffn))
+            elif hasattr(layer, "post_feedforward_layernorm") and not hasattr(layer, "pre_feedforward_layernorm"):
+                raise BadInput(
+                    f"model {self.name}: its layers norm what their blocks add, not what they read; {_KNOWN}"
+                )
             else:
                 handles.append(self._part(layer, _BEFORE_FFN).register_forward_pre_hook(keep_input))
                 handles.append(layer.register_forward_hook(keep_output))
@@ -151,11 +158,11 @@ class LanguageModel:
             if isinstance(part := getattr(module, name, None), nn.Module):
                 return part
         raise BadInput(
-            f"model {self.name}: its {type(module).__name__} has no part named {' or '.join(names)};"
-            " laid out like Llama, Mistral, Qwen, Gemma, Phi, GPT-2 or GPT-NeoX are supported"
+            f"model {self.name}: its {type(module).__name__} has no part named {' or '.join(names)}; {_KNOWN}"
         )
 
 
+_KNOWN = "supported are those laid out like Llama, Mistral, Qwen, Gemma, Phi, GPT-2 or GPT-NeoX"
 # What transformers calls the parts that ReDeEP looks at, in the architectures supported.
 _LAYERS = ("layers", "h")
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
@@ -225,7 +232,7 @@ def load(
     `precision` is that of the weights; of a check point that is quantised already, that of its computations.
     """
     described = describe(name)
-    options = _placement(device, device_map, max_memory_gb) | _numbers(name, described.config, precision)
+    options = _placement(device, device_map, max_memory_gb) | _numbers(name, described.config, precision, device)
     options |= {"config": described.config, "attn_implementation": PACKED, "local_files_only": True}
     with _readable(name):
         network, loaded = AutoModelForCausalLM.from_pretrained(locate(name), output_loading_info=True, **options)
@@ -235,6 +242,10 @@ def load(
         raise BadInput(f"attention = {attention}: {name} caps its attention scores, which only eager attention can")
     if device == "cpu" and network.num_parameters() < _SMALL:
         torch.set_num_threads(1)
+    if not getattr(network, "_supports_attention_backend", False):
+        raise BadInput(f"model {name}: {type(network).__name__} does not let its attention be watched; {_KNOWN}")
+    if getattr(described.config.get_text_config(), "logits_scaling", 1) != 1:
+        raise BadInput(f"model {name}: {type(network).__name__} rescales its logits, which the lens does not; {_KNOWN}")
     model = LanguageModel(
         name, network.eval(), described.tokenizer, "sdpa" if attention == "auto" else attention, compiled
     )
@@ -256,7 +267,7 @@ def _placement(device: str, device_map: str, max_memory_gb: float | None) -> dic
     return options
 
 
-def _numbers(name: str, config: Any, precision: str) -> dict[str, Any]:
+def _numbers(name: str, config: Any, precision: str, device: str) -> dict[str, Any]:
     """In which numbers weights are held and computed with."""
     quantised = getattr(config, "quantization_config", None)
     if precision in _DTYPES:
@@ -264,13 +275,14 @@ def _numbers(name: str, config: Any, precision: str) -> dict[str, Any]:
     if quantised:
         method = dict(quantised).get("quant_method", "another")
         raise BadInput(f"precision = {precision}: {name} is quantised by {method} already; fp16, bf16 or fp32")
+    # GPUs before Ampere only pretend to have bf16.
+    old = device.startswith("cuda") and torch.cuda.get_device_capability()[0] < 8
+    dtype = torch.float16 if old else torch.bfloat16
     if precision == "int8":
         rule = BitsAndBytesConfig(load_in_8bit=True)
     else:
-        rule = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=torch.bfloat16
-        )
-    return {"dtype": torch.bfloat16, "quantization_config": rule}
+        rule = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=dtype)
+    return {"dtype": dtype, "quantization_config": rule}
 
 
 def _from_hub(name: str) -> Path:

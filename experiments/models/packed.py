@@ -23,6 +23,8 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
+from harness.stage import BadInput
+
 if TYPE_CHECKING:
     from experiments.models.language import LanguageModel
 
@@ -126,6 +128,10 @@ def _attention(
     """Attention of every piece of the row: query (1, heads, t, d) -> (1, t, heads, d)."""
     layout = _layout.get()
     assert layout is not None, "a packed model runs through packed.forward only"
+    if options.get("s_aux") is not None:
+        raise BadInput(
+            "model: its attention has sinks, which would have to be counted; models without them are supported"
+        )
     rules = _Rules(
         layout.kernel,
         options.get("scaling") or query.shape[-1] ** -0.5,
@@ -176,8 +182,12 @@ class _Rules(NamedTuple):
             mask = self.allowed(rows, columns, q.device)
         if self.kernel != "flash":
             return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=self.scale)
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=self.scale)
+        try:
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=self.scale)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise BadInput(f"attention = flash: not for this device or model: {reason}; attention=auto") from error
 
     def scores(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Scores (…, heads, rows, columns) in fp32, minus infinity where a row may not look."""
