@@ -350,7 +350,7 @@ def opened(sweep: Sweep) -> Iterator[tuple[Study, str | None]]:
         names = optuna.get_all_study_names(storage)
         why = None
         if sweep.name not in names:
-            alike = [name for name in names if name.startswith(f"{sweep.plan.stage.name}-{sweep.space.name}-")]
+            alike = [name for name in names if name.rpartition("-")[0] == sweep.name.rpartition("-")[0]]
             why = _changed(sweep, optuna.load_study(study_name=alike[-1], storage=storage)) if alike else None
         study = optuna.create_study(
             study_name=sweep.name,

@@ -303,11 +303,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 
 def test_a_changed_space_is_a_new_study_and_says_why(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words("--trials=2")) == 0
+    (place / "own-other.yaml").write_text(SPACE)
+    assert main(words("--trials=2", "--space=own-other.yaml", "--storage=sqlite:///optuna.db")) == 0
+    assert "a new study" not in capsys.readouterr().out  # another space's study is no predecessor
     (place / "own.yaml").write_text(SPACE.replace("high: 2.0", "high: 1.5"))
     assert main(words("--trials=2")) == 0
     assert "a new study, for since detect-own-" in (out := capsys.readouterr().out)
     assert "there is a change of space" in out
-    assert len(optuna.get_all_study_names("sqlite:///optuna.db")) == 2
+    assert len(optuna.get_all_study_names("sqlite:///optuna.db")) == 3
 
 
 def test_a_study_of_a_newer_version_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
