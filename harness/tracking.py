@@ -50,12 +50,9 @@ class Tracked:
     def record(self, result: Result) -> None:
         """Log one result: numbers in one batch, then tables, figures, records and report as artifacts."""
         now = int(time.time() * 1000)
-        taken = self.client.get_run(self.run_id).data.params  # `mlflow run -P` logs these itself
-        params = [Param(k, str(v)) for k, v in result.plan.settings.items() if k not in taken]
         metrics = [Metric(_name(name), value, now, 0) for name, value in result.metrics().items()]
         tags = [RunTag(_name(name), value[:_LONGEST]) for name, value in _tags(result).items()]
-        for start in range(0, len(params), _PARAMS_A_BATCH):
-            self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_A_BATCH])
+        self._record_params(result.plan.settings)
         self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
         for name, draw in result.report.figures.items():
             self.client.log_figure(self.run_id, draw(), f"figures/{name}.png")
@@ -77,10 +74,7 @@ class Tracked:
     ) -> None:
         """Log what a study has come to: numbers, notes, and all its trials as CSV and as MLflow's own table."""
         now = int(time.time() * 1000)
-        taken = self.client.get_run(self.run_id).data.params
-        listed = [Param(name, str(value)) for name, value in params.items() if name not in taken]
-        for start in range(0, len(listed), _PARAMS_A_BATCH):
-            self.client.log_batch(self.run_id, params=listed[start : start + _PARAMS_A_BATCH])
+        self._record_params(params)
         all_tags = {**tags, "audit": verdict(findings), "mlflow.note.content": tags["note"] + "\n\n" + _note(findings)}
         self.client.log_batch(
             self.run_id,
@@ -91,6 +85,13 @@ class Tracked:
         # As log_table has it, which would add the rows to those of the sweep before it grew.
         self.client.log_text(self.run_id, trials.to_json(orient="split", index=False), "trials.json")
         self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", '[{"path": "trials.json", "type": "table"}]')
+
+    def _record_params(self, settings: Mapping[str, Any]) -> None:
+        """Log settings but for those that `mlflow run -P` has logged itself."""
+        taken = self.client.get_run(self.run_id).data.params
+        params = [Param(name, str(value)) for name, value in settings.items() if name not in taken]
+        for start in range(0, len(params), _PARAMS_A_BATCH):
+            self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_A_BATCH])
 
     def record_files(self, figures: Mapping[str, Callable[[], Figure]], texts: Mapping[str, str]) -> None:
         """Log pictures under figures/, and texts under their file names."""
