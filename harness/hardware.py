@@ -55,8 +55,13 @@ class Limit(BaseModel):
     """Values of a setting that a machine cannot run with, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    values: tuple[bool | int | float | str, ...]
+    values: tuple[bool | int | float | str, ...] = ()
+    above: int | None = None  # numbers larger than this
     reason: str
+
+    def forbids(self, value: object) -> bool:
+        """Whether `value` is one that the machine cannot run with."""
+        return value in self.values or (self.above is not None and isinstance(value, int) and value > self.above)
 
 
 class Published(BaseModel):
@@ -69,13 +74,13 @@ class Published(BaseModel):
 
 
 class Profile(BaseModel):
-    """One machine, or one kind: its tag, how it is recognised, and defaults for stages' settings."""
+    """One machine, or one kind: its tag, how it is recognised, and by stage its defaults for settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     tag: str
     description: str
     match: Match
-    defaults: dict[str, bool | int | float | str] = {}
+    defaults: dict[str, dict[str, bool | int | float | str]] = {}
     environment: dict[str, str] = {}
     cannot: dict[str, Limit] = {}
     published: tuple[Published, ...] = ()
@@ -95,7 +100,7 @@ class Profile(BaseModel):
     def require(self, settings: Mapping[str, object], origins: Mapping[str, str]) -> None:
         """BadInput for the first setting that this machine cannot run with."""
         for name, limit in self.cannot.items():
-            if name in settings and settings[name] in limit.values:
+            if name in settings and limit.forbids(settings[name]):
                 raise BadInput(f"{name} = {settings[name]} ({origins[name]}): {self.tag} cannot: {limit.reason}")
 
     def apply(self) -> None:

@@ -136,8 +136,9 @@ def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[har
     machine = hardware.find_machine()
     unchecked = options.hardware_unchecked
     profile = hardware.choose_profile(options.hardware, machine, profiles, unchecked=unchecked)
-    settable = stage.infer_params.model_fields.keys() | stage.score_params.model_fields.keys()
-    defaults = {name: value for name, value in profile.defaults.items() if name in settable}
+    defaults = profile.defaults.get(stage.name, {})
+    if unknown := [name for name in defaults if name not in known or name in RunOptions.model_fields]:
+        raise BadInput(f"hardware profile {profile.tag}: defaults: {stage.name} has no setting {unknown[0]}")
     origins = dict.fromkeys(known, "default")
     origins |= dict.fromkeys(defaults, f"hardware {profile.tag}") | dict.fromkeys(given, "given")
     infer = validate(stage.infer_params, stage, defaults | dict(given), origins)

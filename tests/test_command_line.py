@@ -264,7 +264,10 @@ def test_the_report_holds_the_whole_result_and_where_each_setting_came_from(
         tag="lab",
         description="this machine",
         match=hardware.Match(device=machine.devices[-1]),
-        defaults={"precision": "bf16", "alpha": 0.3, "top_k": 2, "seed": 7, "setting_of_another_stage": 1},
+        defaults={
+            "detect": {"precision": "bf16", "alpha": 0.3, "top_k": 2},
+            "another": {"alpha": 0.4, "setting_of_another_stage": 1},
+        },
     )
     monkeypatch.setattr(hardware, "load_profiles", lambda: [lab])
     words = ["--hardware", "lab", "--alpha", "0.7", "--top_n=2", "--report", "new/report.json"]
@@ -277,7 +280,7 @@ def test_the_report_holds_the_whole_result_and_where_each_setting_came_from(
         "top_k": (2, "hardware lab"),
         "precision": ("bf16", "hardware lab"),
         "m": (1.0, "default"),
-        "seed": (0, "default"),  # a profile sets what stages declare, not how a run is made
+        "seed": (0, "default"),
     }
     assert {name: tuple(report["params"][name].values()) for name in expected} == expected
     assert "setting_of_another_stage" not in report["params"]
@@ -288,6 +291,18 @@ def test_the_report_holds_the_whole_result_and_where_each_setting_came_from(
     assert report["cost"]["samples"] == 4
     assert report["audit"] in {finding["level"] for finding in report["findings"]}
     assert f"auc {report['metrics']['auc']:.4f}" in " ".join(outcome.out.split())
+
+
+@pytest.mark.parametrize("name", ["seed", "alhpa"])
+def test_a_profile_may_set_what_the_stage_declares_not_how_a_run_is_made(
+    harness: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    match = hardware.Match(device=hardware.find_machine().devices[-1])
+    lab = hardware.Profile(tag="lab", description="", match=match, defaults={"detect": {name: 7}})
+    monkeypatch.setattr(hardware, "load_profiles", lambda: [lab])
+    outcome = harness("detect", *SCORED)
+    assert outcome.code == 2
+    assert outcome.line == f"rigsweep: hardware profile lab: defaults: detect has no setting {name}"
 
 
 @pytest.mark.parametrize("words", [["--top_n", "2"], ["--top-n", "2"], ["--top_n=2"], ["--top-n=2"]], ids=" ".join)

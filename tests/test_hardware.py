@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from experiments import STAGES
 from harness.hardware import Machine, Profile, choose_profile, find_machine, load_profiles
-from harness.run import RunOptions
 from harness.stage import BadInput
 
 INTEL = Machine(("cpu",), "Xeon Gold 6130", "x86_64", 1, 64)
@@ -21,6 +21,14 @@ GPU = Machine(("cuda", "cpu"), "NVIDIA A100-SXM4-80GB", "x86_64", 8, 80)
 MAC = Machine(("mps", "cpu"), "Apple M3", "arm64", 1, 36)
 ABACUS = Machine(("cpu",), "Abacus", "beads", 1, 0)
 PROFILES = load_profiles()
+PLANNED = {"detect", "rag", "adapters", "filter", "montecarlo"}
+
+
+def allows(kind: TypeAdapter[Any], value: object) -> bool:
+    try:
+        return bool(kind.validate_python(value) == value)
+    except ValidationError:
+        return False
 
 
 def write(folder: Path, text: str) -> Path:
@@ -55,7 +63,7 @@ def test_auto_takes_the_profile_of_the_best_device_found(machine: Machine, tag: 
 
 
 def test_auto_prefers_a_profile_that_names_the_device_to_a_generic_one(tmp_path: Path) -> None:
-    text = "{tag: a100, description: ours, match: {device: cuda, name: 'a100.*80gb'}, defaults: {precision: bf16}}"
+    text = "{tag: a100, description: ours, match: {device: cuda, name: 'a100.*80gb'}, defaults: {detect: {m: 1}}}"
     named = load_profiles(write(tmp_path, text))
     assert choose_profile("auto", GPU, [*PROFILES, *named]).tag == "a100"
     other = Machine(("cuda", "cpu"), "NVIDIA L4", "x86_64", 1, 24)
@@ -73,16 +81,22 @@ def test_what_a_machine_cannot_do_is_refused_with_the_reason() -> None:
     t4.require({"attention": "sdpa", "precision": "nf4"}, {})
     with pytest.raises(BadInput, match=r"precision = bf16 \(given\): colab-t4 cannot: a T4 has no bf16"):
         t4.require({"precision": "bf16"}, {"precision": "given"})
+    (mac,) = [profile for profile in PROFILES if profile.tag == "apple-silicon"]
+    mac.require({"workers": 1}, {})
+    with pytest.raises(BadInput, match=r"workers = 2 \(given\): apple-silicon cannot"):
+        mac.require({"workers": 2}, {"workers": "given"})
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.tag)
 def test_a_profile_can_do_what_it_sets_and_its_limits_are_of_settings_that_exist(profile: Profile) -> None:
-    profile.require(profile.defaults, dict.fromkeys(profile.defaults, "hardware"))
+    for defaults in profile.defaults.values():
+        profile.require(defaults, dict.fromkeys(defaults, "hardware"))
     models: list[Any] = [model for stage in STAGES for model in (stage.infer_params, stage.score_params)]
     for name, limit in profile.cannot.items():
-        (model,) = [model for model in models if name in model.model_fields]
-        for value in limit.values:
-            assert getattr(model.model_validate({name: value}), name) == value
+        having = [TypeAdapter(model.model_fields[name].annotation) for model in models if name in model.model_fields]
+        for value in limit.values or (limit.above + 1,):
+            assert limit.forbids(value)
+            assert any(allows(kind, value) for kind in having)
 
 
 def test_the_environment_of_a_profile_gives_way_to_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,11 +178,18 @@ def test_tags_are_distinct() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.tag)
-def test_what_a_profile_sets_is_a_setting_of_some_stage_and_valid_there(profile: Profile) -> None:
-    models: list[Any] = [model for stage in STAGES for model in (stage.infer_params, stage.score_params)]
-    used: set[str] = set()
-    for model in models:
-        mine = {name: value for name, value in profile.defaults.items() if name in model.model_fields}
-        assert model.model_validate(mine).model_dump(include=set(mine)) == mine
-        used |= mine.keys()
-    assert profile.defaults.keys() - RunOptions.model_fields.keys() <= used
+def test_what_a_profile_sets_is_a_setting_of_that_stage_and_valid_there(profile: Profile) -> None:
+    stages = {stage.name: stage for stage in STAGES}
+    for name, defaults in profile.defaults.items():
+        models: tuple[Any, ...] = (stages[name].infer_params, stages[name].score_params)
+        for field, value in defaults.items():
+            (model,) = [model for model in models if field in model.model_fields]
+            assert getattr(model.model_validate({field: value}), field) == value
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.tag)
+def test_what_has_been_published_is_of_a_stage_of_ours_and_says_its_source(profile: Profile) -> None:
+    for published in profile.published:
+        assert published.stage in PLANNED
+        assert published.figures
+        assert published.source
