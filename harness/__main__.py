@@ -410,7 +410,7 @@ def _progress(total: int, description: str, unit: str = "samples", initial: int 
 
 def _print(result: run.Result) -> None:
     """Metrics, then findings, worst first."""
-    metrics = result.metrics()
+    metrics = {name: value for name, value in result.metrics().items() if name not in result.shares}
     print(f"\n{result.plan.stage.name} on {result.plan.machine} as {result.plan.profile.tag}")
     for name, value in metrics.items():
         if name.endswith(("_low", "_high")):
@@ -420,6 +420,9 @@ def _print(result: run.Result) -> None:
         print(f"  {name:<22} {value:>12.4f}{interval}")
     for name, reason in result.report.undefined.items():
         print(f"  {name:<22}    undefined  {reason}")
+    parts = sorted(((share, name) for name, share in result.shares.items() if name.startswith("share_")), reverse=True)
+    shown = ", ".join(f"{name.removeprefix('share_')} {share:.1%}" for share, name in parts)
+    print(f"  of {result.shares['wall_seconds']:.1f} s: {shown}")
     _print_findings(result.findings)
 
 

@@ -1,37 +1,52 @@
-"""What an inference cost: wall time, latency percentiles, peak memory."""
+"""What an inference cost: wall time and what it went into, latency percentiles, peak memory."""
 
 from __future__ import annotations
 
+import gzip
 import sys
+import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import psutil
 
+Kind = Literal["setup", "warmup", "model", "preprocessing", "tokenising", "io", "scoring"]
+N = TypeVar("N", int, float)
+
 _GB = 2**30
+_PAUSE = 0.25  # seconds between two looks at memory, at least
+_RARELY = 300  # and at least so many times what a look takes: a third of a percent
+_TRACED = 8  # batches that a profile covers: more make a file that no viewer opens
 
 
 @dataclass(frozen=True)
 class Reading:
     """What was measured since the reading before; seconds are wall time, latencies a sample's share of its batch.
 
-    `peaks` are the highest resident bytes of every process at work so far, and of the device (None: no device).
+    `peak_rss` is the highest sum of resident bytes of all processes at work so far; the devices' peaks, in bytes by
+    device, are those of the framework's allocators (`allocated`) and of the processes as the driver sees them
+    (`on_device`).  `spent` are the seconds of each kind of work.
     """
 
     session: str
     seconds: float
     latencies: list[float]
+    batches: int
     tokens: int
-    warmup_seconds: float
+    padding: int
+    spent: dict[str, float]
     rss_before: int
     peak_rss: int
-    peak_device: int | None
+    allocated: dict[str, int]
+    on_device: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -51,10 +66,13 @@ class Cost:
     latency_p50_ms: float
     latency_p95_ms: float
     latency_p99_ms: float
+    batches: int
     tokens: int
+    padding: int
     peak_rss_gb: float
     rss_before_gb: float
-    peak_device_gb: float | None
+    peak_device_gb: dict[str, float] = field(default_factory=dict)
+    process_device_gb: dict[str, float] = field(default_factory=dict)
     sessions: int = 1
 
     @classmethod
@@ -62,107 +80,326 @@ class Cost:
         """The sum of an inference's readings, of whatever session they are."""
         latencies = [latency for reading in readings for latency in reading.latencies]
         p50, p95, p99 = (float(p) for p in np.percentile(1e3 * np.asarray(latencies or [0.0]), [50, 95, 99]))
-        on_device = [reading.peak_device for reading in readings if reading.peak_device is not None]
         return cls(
             hardware=hardware,
             device=device,
             samples=len(latencies),
             seconds=sum(reading.seconds for reading in readings),
-            warmup_seconds=sum(reading.warmup_seconds for reading in readings),
+            warmup_seconds=sum(reading.spent.get("warmup", 0.0) for reading in readings),
             latency_p50_ms=p50,
             latency_p95_ms=p95,
             latency_p99_ms=p99,
+            batches=sum(reading.batches for reading in readings),
             tokens=sum(reading.tokens for reading in readings),
+            padding=sum(reading.padding for reading in readings),
             peak_rss_gb=max((reading.peak_rss for reading in readings), default=0) / _GB,
             rss_before_gb=max((reading.rss_before for reading in readings), default=0) / _GB,
-            peak_device_gb=max(on_device) / _GB if on_device else None,
+            peak_device_gb=_gb(_highest(reading.allocated for reading in readings)),
+            process_device_gb=_gb(_highest(reading.on_device for reading in readings)),
             sessions=len({reading.session for reading in readings}),
         )
 
     def metrics(self) -> dict[str, float]:
-        """The figures a user compares, under the names they are logged by."""
-        figures = {name: value for name, value in asdict(self).items() if isinstance(value, int | float)}
+        """The figures a user compares, under the names they are logged by; a device's name follows a slash.
+
+        `batch_fill` is the share of useful tokens among those computed.
+        """
+        figures: dict[str, float] = {}
+        for name, value in asdict(self).items():
+            if isinstance(value, dict) and value:
+                figures |= {name: max(value.values())} | {f"{name}/{device}": gb for device, gb in value.items()}
+            elif isinstance(value, int | float):
+                figures[name] = float(value)
         if self.seconds > 0:
             figures["samples_per_min"] = 60 * self.samples / self.seconds
+        if self.tokens and self.seconds > 0:
             figures["tokens_per_s"] = self.tokens / self.seconds
-        return {name: float(value) for name, value in figures.items()}
+            figures["batch_fill"] = self.tokens / (self.tokens + self.padding)
+        else:
+            figures = {name: value for name, value in figures.items() if name not in {"tokens", "padding"}}
+        return figures
 
 
 class Clock:
-    """Times samples as a stage works through them, and reads memory around the whole inference."""
+    """Times samples as a stage works through them, and reads memory around the whole inference.
 
-    def __init__(self) -> None:
+    With `profile`, the first batches leave a trace of what torch did, gzipped JSON for chrome://tracing, in `trace`.
+    """
+
+    def __init__(self, *, profile: bool = False) -> None:
         self._session = uuid.uuid4().hex
+        self._began = time.perf_counter()
+        self._profiler = _Profiler() if profile else None
         self._rss_before = psutil.Process().memory_info().rss
+        self._memory = _Memory()
         self._elsewhere: dict[str, Reading] = {}
-        self.forget_peak()
+        self._total: dict[str, float] = {}
+        self._inner = 0.0
+        self._spent: defaultdict[str, float] = defaultdict(float)
         self._restart()
+        self.forget_peak()
+
+    @contextmanager
+    def spending(self, kind: Kind) -> Iterator[None]:
+        """Time work of a kind; what another kind takes inside it is counted there only."""
+        outside, self._inner = self._inner, 0.0
+        start = self._now()
+        try:
+            yield
+        finally:
+            seconds = self._now() - start
+            self._spent[kind] += seconds - self._inner
+            self._inner = outside + seconds
 
     @contextmanager
     def warmup(self) -> Iterator[None]:
         """Time work that only the first sample pays for; reported beside the rates, never inside them."""
-        start = self._now()
-        yield
-        self._warmup += self._now() - start
-        self._lap = time.perf_counter()
+        with self.spending("warmup"):
+            yield
+        self._mark()
 
     @contextmanager
-    def batch(self, samples: int, tokens: int) -> Iterator[None]:
-        """Time samples that are computed together; the latency of each is its share of the batch."""
+    def batch(self, samples: int, tokens: int = 0, padding: int = 0) -> Iterator[None]:
+        """Time samples that are computed together; the latency of each is its share of the batch.
+
+        `padding` are tokens computed beside the useful ones.
+        """
         start = self._now()
-        yield
+        with self.spending("model"), self._profiler.batch() if self._profiler else nullcontext():
+            yield
         seconds = self._now() - start
         self._seconds += seconds
         self._latencies += [seconds / samples] * samples
+        self._batches += 1
         self._tokens += tokens
+        self._padding += padding
 
     def join(self, reading: Reading) -> None:
         """Take in a batch that another process has computed: here it took the time since the lap before."""
         self._elsewhere[reading.session] = reading
-        self._seconds += time.perf_counter() - self._lap
+        seconds = time.perf_counter() - self._lap
+        waited = seconds - (sum(self._spent.values()) - self._spent_at_lap)
+        for kind, part in reading.spent.items():
+            self._spent[kind] += waited * part / sum(reading.spent.values())
+        self._seconds += seconds
         self._latencies += reading.latencies
+        self._batches += reading.batches
         self._tokens += reading.tokens
+        self._padding += reading.padding
 
     def lap(self) -> Reading:
         """Everything measured since the last lap."""
-        others = self._elsewhere.values()
-        cuda = _cuda()
-        on_device = [other.peak_device for other in others if other.peak_device is not None]
+        others = list(self._elsewhere.values())
         reading = Reading(
-            self._session,
-            self._seconds,
-            self._latencies,
-            self._tokens,
-            self._warmup,
-            self._rss_before,
-            peak_rss() + sum(other.peak_rss for other in others),
-            sum(on_device) + sum(map(cuda.max_memory_allocated, range(cuda.device_count()))) if cuda else None,
+            session=self._session,
+            seconds=self._seconds,
+            latencies=self._latencies,
+            batches=self._batches,
+            tokens=self._tokens,
+            padding=self._padding,
+            spent=dict(self._spent),
+            rss_before=self._rss_before,
+            peak_rss=max(peak_rss() + sum(other.peak_rss for other in others), self._memory.of_all),
+            allocated=_sum([_allocated(), *(other.allocated for other in others)]) | self._memory.allocated,
+            on_device=dict(self._memory.on_device),
         )
         self._restart()
         return reading
 
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Look meanwhile at what has no peak of its own to ask for: all processes together, and the driver's view."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._memory.watch, args=[stop], daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def shares(self) -> dict[str, float]:
+        """What part of the wall time since this clock began each kind of work took, and taking these measurements.
+
+        The rest is `share_other`; looking at memory goes on beside the work and is in addition.
+        """
+        wall = time.perf_counter() - self._began
+        spent = _sum([self._total, self._spent])
+        shares = {f"share_{kind}": seconds / wall for kind, seconds in spent.items()}
+        rest = 1 - sum(shares.values())
+        return shares | {"share_other": rest, "share_sampling": self._memory.seconds / wall, "wall_seconds": wall}
+
+    @property
+    def trace(self) -> bytes | None:
+        """The profile, if one was asked for and any batch was computed in this process."""
+        return self._profiler.trace() if self._profiler else None
+
     def forget_peak(self) -> None:
         """Leave out of the peaks what was needed until now."""
         reset_peak_rss()
+        self._memory.forget()
         if cuda := _cuda():
             for device in range(cuda.device_count()):
                 cuda.reset_peak_memory_stats(device)
+        if mlx := sys.modules.get("mlx.core"):
+            mlx.reset_peak_memory()
 
     def _restart(self) -> None:
+        self._total = _sum([self._total, self._spent])
+        self._spent = defaultdict(float)
         self._latencies: list[float] = []
-        self._seconds, self._warmup, self._tokens, self._lap = 0.0, 0.0, 0, time.perf_counter()
+        self._seconds, self._batches, self._tokens, self._padding = 0.0, 0, 0, 0
+        self._mark()
+
+    def _mark(self) -> None:
+        self._lap, self._spent_at_lap = time.perf_counter(), sum(self._spent.values())
 
     def _now(self) -> float:
         if cuda := _cuda():
             for device in range(cuda.device_count()):
                 cuda.synchronize(device)
+        elif mps := _mps():
+            mps.synchronize()
         return time.perf_counter()
+
+
+class _Memory:
+    """Peaks found by looking again and again, in bytes, and the processor time that looking took."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.forget()
+
+    def forget(self) -> None:
+        self.of_all = 0
+        self.allocated: dict[str, int] = {}
+        self.on_device: dict[str, int] = {}
+
+    def watch(self, stop: threading.Event) -> None:
+        """Look until told to stop, so rarely that it costs next to nothing."""
+        started = time.thread_time()
+        pause = _PAUSE
+        while not stop.wait(pause):
+            before = time.thread_time()
+            self.look()
+            pause = max(_PAUSE, _RARELY * (time.thread_time() - before))
+        self.seconds += time.thread_time() - started
+
+    def look(self) -> None:
+        processes = _family()
+        self.of_all = max(self.of_all, sum(map(_resident, processes)))
+        if mps := _mps():
+            self.allocated = _highest([self.allocated, {"mps": mps.driver_allocated_memory()}])
+        if _cuda():
+            self.on_device = _highest([self.on_device, _driver_view({process.pid for process in processes})])
+
+
+class _Profiler:
+    """torch's profiler around the first batches."""
+
+    def __init__(self) -> None:
+        from torch.profiler import profile
+
+        self._profile = profile()
+        self._batches = 0
+        self._trace: bytes | None = None
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        if self._batches == 0:
+            self._profile.start()
+        yield
+        self._batches += 1
+        if self._batches == _TRACED:
+            self._stop()
+
+    def trace(self) -> bytes | None:
+        if 0 < self._batches < _TRACED:
+            self._stop()
+        return self._trace
+
+    def _stop(self) -> None:
+        self._batches = _TRACED
+        self._profile.stop()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "trace.json"
+            self._profile.export_chrome_trace(str(file))
+            self._trace = gzip.compress(file.read_bytes())
 
 
 def _cuda() -> Any:
     """torch.cuda where a stage has loaded torch and there is a GPU, else None."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
+def _mps() -> Any:
+    """torch.mps, likewise."""
+    torch = sys.modules.get("torch")
+    return torch.mps if torch is not None and torch.backends.mps.is_available() else None
+
+
+def _allocated() -> dict[str, int]:
+    """The peaks that allocators keep themselves."""
+    peaks: dict[str, int] = {}
+    if cuda := _cuda():
+        peaks |= {f"cuda:{i}": cuda.max_memory_allocated(i) for i in range(cuda.device_count())}
+    if mlx := sys.modules.get("mlx.core"):
+        peaks["mlx"] = mlx.get_peak_memory()
+    return peaks
+
+
+def _driver_view(pids: set[int]) -> dict[str, int]:
+    """What NVML says that these processes hold of each GPU; nothing where it does not answer, or not about them.
+
+    A container may see other process numbers than the driver does.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return {}
+    held: dict[str, int] = {}
+    try:
+        pynvml.nvmlInit()
+        for i in range(_cuda().device_count()):
+            gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{_cuda().get_device_properties(i).uuid}")
+            ours = [each for each in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu) if each.pid in pids]
+            if ours:
+                held[f"cuda:{i}"] = sum(each.usedGpuMemory or 0 for each in ours)
+    except pynvml.NVMLError:
+        return {}
+    return held
+
+
+def _family() -> list[psutil.Process]:
+    """This process and all that it, or one of them, has started."""
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:  # it has ended since it was listed
+        return 0
+
+
+def _highest(peaks: Iterable[Mapping[str, N]]) -> dict[str, N]:
+    return _by_name(peaks, max)
+
+
+def _sum(parts: Iterable[Mapping[str, N]]) -> dict[str, N]:
+    return _by_name(parts, sum)
+
+
+def _by_name(parts: Iterable[Mapping[str, N]], together: Callable[[list[N]], Any]) -> dict[str, N]:
+    every = list(parts)
+    names = dict.fromkeys(name for each in every for name in each)
+    return {name: together([each[name] for each in every if name in each]) for name in names}
+
+
+def _gb(sizes: Mapping[str, int]) -> dict[str, float]:
+    return {name: size / _GB for name, size in sorted(sizes.items())}
 
 
 def reset_peak_rss() -> None:

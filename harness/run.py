@@ -47,6 +47,9 @@ class RunOptions(Params):
     cache: Literal["use", "refresh", "off"] = Field(
         "use", description="take records from the cache, measure again and replace them, or leave the cache alone"
     )
+    profile: bool = Field(
+        False, description="log a torch profiler trace of the first batches; it slows them, so the cache is left alone"
+    )
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ class Result:
     digests: dict[str, str]
     environment: dict[str, str]
     replayed: bool
+    shares: dict[str, float]  # of this run's own wall time, replayed or not
+    trace: bytes | None
 
     def metrics(self) -> dict[str, float]:
-        """Quality and cost in one flat set."""
-        return self.report.metrics | (self.records.cost.metrics() if self.records.cost else {})
+        """Quality, cost and what the time went into, in one flat set."""
+        return self.report.metrics | (self.records.cost.metrics() if self.records.cost else {}) | self.shares
 
     def as_json(self) -> dict[str, Any]:
         """The whole result as plain JSON values."""
@@ -96,6 +101,7 @@ class Result:
             "findings": [vars(finding) for finding in self.findings],
             "params": {name: {"value": value, "origin": self.plan.origins[name]} for name, value in settings.items()},
             "cost": vars(cost) | {"samples_per_min": cost.metrics().get("samples_per_min")} if cost else None,
+            "shares": self.shares,
             "counts": self.records.origin.get("counts", {}),
             "replayed": self.replayed,
             "digests": self.digests,
@@ -107,14 +113,18 @@ def execute(plan: Plan, progress: Progress) -> Result:
     """Run one configuration; quality is the same whether its records are fresh, cached or read from a file."""
     for name in ("report", "save_records"):
         _require_writable(name, getattr(plan.options, name))
-    records, digests, replayed = obtain(plan, progress)
+    clock = Clock(profile=plan.options.profile)
+    records, digests, replayed = obtain(plan, progress, clock)
     if plan.options.save_records:
-        cache.write(records, Path(plan.options.save_records).expanduser())
-    report = plan.stage.score(records, plan.score)
-    findings = audit(plan.stage, records, report, plan.score, replayed)
+        with clock.spending("io"):
+            cache.write(records, Path(plan.options.save_records).expanduser())
+    with clock.spending("scoring"):
+        report = plan.stage.score(records, plan.score)
+        findings = audit(plan.stage, records, report, plan.score, replayed)
     settings = {name: value for name, value in plan.settings.items() if name != "records"}
     digests = digests | {"config": digest(settings)}  # a new dict: the old one is the records' own
-    result = Result(plan, records, report, findings, digests, environment(plan.machine), replayed)
+    surroundings = environment(plan.machine)
+    result = Result(plan, records, report, findings, digests, surroundings, replayed, clock.shares(), clock.trace)
     if plan.options.report:
         write_json(Path(plan.options.report).expanduser(), result.as_json())
     return result
@@ -175,25 +185,32 @@ def write_json(path: Path, content: Any) -> None:
         raise BadInput(f"report = {path}: cannot be written: {error.strerror}") from error
 
 
-def obtain(plan: Plan, progress: Progress, *, apart: bool = False) -> tuple[Records, dict[str, str], bool]:
+def obtain(
+    plan: Plan, progress: Progress, clock: Clock, *, apart: bool = False
+) -> tuple[Records, dict[str, str], bool]:
     """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
+    use = "off" if plan.options.profile else plan.options.cache
     if plan.infer is None:
-        records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
-        _require_sound(records)
+        with clock.spending("io"):
+            records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
+            _require_sound(records)
         return records, digests, True
-    digests = dict(plan.stage.inputs(plan.infer))
-    surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})  # whose memory is less
-    name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
-    if plan.options.cache == "use" and (kept := cache.find(name)):
-        return kept, digests, True
+    with clock.spending("setup"):  # libraries are imported on the way
+        digests = dict(plan.stage.inputs(plan.infer))
+        surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})  # whose memory is less
+        name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
+    with clock.spending("io"):
+        if use == "use" and (kept := cache.find(name)):
+            return kept, digests, True
     plan.profile.apply()
-    with cache.journal(None if plan.options.cache == "off" else name, fresh=plan.options.cache == "refresh") as journal:
-        context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, Clock(), journal, progress)
+    with cache.journal(None if use == "off" else name, fresh=use == "refresh") as journal, clock.sampling():
+        context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, clock, journal, progress)
         records = plan.stage.infer(plan.infer, context)
         _require_sound(records)
         records.origin.update(infer=plan.infer.model_dump(), digests=digests)
-        if plan.options.cache != "off":
-            cache.keep(name, records)
+        if use != "off":
+            with clock.spending("io"):
+                cache.keep(name, records)
     return records, digests, False
 
 

@@ -158,9 +158,9 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
     if base.profile.match.device == "cuda":
         memory["peak_device_gb"] = round(base.machine.memory_gb)
     found = space.load(options.space, stage, memory, options.sampler)
-    for name in ("report", "save_records"):
+    for name in ("report", "save_records", "profile"):
         if name in given:
-            raise BadInput(f"{name} = {given[name]}: a sweep has no such file; its run holds sweep.json and trials.csv")
+            raise BadInput(f"{name} = {given[name]}: a sweep writes no such file; it logs sweep.json and trials.csv")
     if twice := [name for name in given if name in found.searched]:
         raise BadInput(f"{twice[0]} = {given[twice[0]]}: the space {found.name} searches it; give one or the other")
     if base.infer is None and (useless := [n for n in found.searched if n in stage.infer_params.model_fields]):

@@ -62,6 +62,8 @@ class Tracked:
                 table.to_csv(folder / f"{name}.csv", index=False)
             cache.write(result.records, folder / "records.parquet")
             write_json(folder / "report.json", result.as_json())
+            if result.trace:
+                (folder / "trace.json.gz").write_bytes(result.trace)
             self.client.log_artifacts(self.run_id, scratch)
 
     def record_sweep(
@@ -308,8 +310,7 @@ def _tags(result: Result) -> dict[str, str]:
         "replayed": str(result.replayed).lower(),
         "commit": result.environment["commit"],
     }
-    if plan.options.hardware_unchecked:
-        tags["hardware_unchecked"] = "true"
+    tags |= {name: "true" for name in ("hardware_unchecked", "profile") if getattr(plan.options, name)}
     tags |= {f"{name}_digest": digest for name, digest in result.digests.items()}
     tags |= {f"undefined.{name}": reason for name, reason in result.report.undefined.items()}
     tags |= {f"origin.{name}": plan.origins[name] for name in plan.settings if plan.origins[name] != "default"}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from harness import run
 from harness.engine import in_fresh_process
+from harness.measure import Clock
 from harness.stage import BadInput, Progress, Records, Undefined
 
 _KEPT = 2  # inferences whose records stay in memory
@@ -92,7 +93,7 @@ def parts(task: Task, plan: run.Plan, progress: Progress) -> tuple[Records, Reco
         while len(_parts) >= _KEPT:
             del _parts[next(iter(_parts))]
         try:
-            records = in_fresh_process(_infer, plan) if task.apart else run.obtain(plan, progress)[0]
+            records = in_fresh_process(_infer, plan) if task.apart else run.obtain(plan, progress, Clock())[0]
         except Exception as error:
             _broken[key] = _reason(error)
             raise
@@ -114,7 +115,7 @@ def _require_one_holdout(task: Task, plan: run.Plan, seen: Records, held: Record
 
 
 def _infer(plan: run.Plan) -> Records:
-    return run.obtain(plan, lambda *_: nullcontext(lambda *_: None), apart=True)[0]
+    return run.obtain(plan, lambda *_: nullcontext(lambda *_: None), Clock(), apart=True)[0]
 
 
 def split(plan: run.Plan, records: Records, holdout: float) -> tuple[Records, Records | None]:

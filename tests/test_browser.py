@@ -59,7 +59,7 @@ def records(path: Path) -> Path:
     frame = pd.DataFrame(rows).assign(task="QA")
     for name, sign in {"ecs_0_0": -1, "ecs_1_0": -1, "pks_0": 1, "pks_1": 1}.items():
         frame[name] = np.clip(0.3 + 0.1 * sign * frame["label"] + rng.normal(0, 0.1, len(frame)), 0, 0.69)
-    cost = Cost("cpu-x86_64", "cpu", 40, 4.0, 1.0, 100.0, 110.0, 120.0, 2000, 1.0, 0.5, None)
+    cost = Cost("cpu-x86_64", "cpu", 40, 4.0, 1.0, 100.0, 110.0, 120.0, 40, 2000, 0, 1.0, 0.5)
     cache.write(Records(frame, cost, {"model": "made up", "data": "made up", "counts": {"samples": 40}}), path)
     return path
 

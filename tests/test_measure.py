@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from harness import measure
 from harness.measure import Clock, Cost
@@ -57,15 +65,28 @@ def test_a_sample_that_fails_is_not_counted() -> None:
     with pytest.raises(MemoryError), clock.batch(samples=1, tokens=10):
         raise MemoryError
     cost = cost_of(clock)
-    assert (cost.samples, cost.tokens) == (0, 0)
+    assert (cost.samples, cost.tokens, cost.batches) == (0, 0, 0)
     assert "samples_per_min" not in cost.metrics()
 
 
-def test_every_figure_of_a_cost_is_a_number_and_absent_where_there_is_no_such_memory() -> None:
+def test_every_figure_of_a_cost_is_a_number_and_absent_where_there_is_no_such_thing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
     figures = cost_of(Clock()).metrics()
     assert all(type(value) is float for value in figures.values())
-    assert not {"hardware", "device"} & figures.keys()
+    assert not {"hardware", "device", "tokens", "padding", "tokens_per_s", "batch_fill"} & figures.keys()
     assert ("peak_device_gb" in figures) == (measure._cuda() is not None)
+
+
+def test_batch_fill_is_the_share_of_useful_tokens_among_those_computed(now: SimpleNamespace) -> None:
+    clock = Clock()
+    for padding in (0, 50):
+        with clock.batch(samples=2, tokens=75, padding=padding):
+            now.seconds += 1
+    figures = cost_of(clock).metrics()
+    assert (figures["batches"], figures["tokens"], figures["padding"]) == (2, 150, 50)
+    assert figures["batch_fill"] == 0.75
 
 
 def test_peak_memory_follows_an_allocation_of_200_mb() -> None:
@@ -126,3 +147,166 @@ def test_what_other_processes_compute_takes_wall_time_here_and_memory_there(now:
     assert (cost.samples, cost.tokens, cost.seconds, cost.warmup_seconds) == (2, 10, 5.0, 9.0)
     assert cost.latency_p50_ms == 4000
     assert cost.peak_rss_gb * 2**30 > sum(reading.peak_rss for reading in elsewhere)
+    shares = here.shares()
+    assert shares["wall_seconds"] == 8 + 9 + 5  # the workers' own work went by on the same watch
+    assert (shares["share_model"], shares["share_warmup"]) == pytest.approx((5 / 22, 9 / 22))
+
+
+# --- what the time went into ---------------------------------------------------------------------------------------
+
+
+def test_work_inside_other_work_is_counted_once_and_the_shares_make_up_the_whole(now: SimpleNamespace) -> None:
+    clock = Clock()
+    with clock.warmup(), clock.spending("io"):
+        now.seconds += 10
+    for _ in range(3):
+        with clock.batch(samples=1):
+            now.seconds += 6
+            with clock.spending("tokenising"):
+                now.seconds += 2
+        clock.lap()
+    with suppress(OSError), clock.spending("io"):
+        now.seconds += 5
+        raise OSError
+    now.seconds += 11
+    shares = {name: share for name, share in clock.shares().items() if name != "share_sampling"}
+    expected = {"warmup": 0, "io": 0.3, "model": 0.36, "tokenising": 0.12, "other": 0.22}
+    assert shares == pytest.approx({f"share_{kind}": share for kind, share in expected.items()} | {"wall_seconds": 50})
+
+
+def test_waiting_for_workers_is_divided_as_their_own_time_was_but_for_what_was_done_meanwhile(
+    now: SimpleNamespace,
+) -> None:
+    here, worker = Clock(), Clock()
+    with worker.spending("preprocessing"):
+        now.seconds += 1
+    with worker.batch(samples=1):
+        now.seconds += 3
+    reading = worker.lap()
+    here = Clock()
+    with here.spending("io"):
+        now.seconds += 2
+    now.seconds += 8
+    here.join(reading)
+    shares = here.shares()
+    found = [shares[f"share_{kind}"] for kind in ("io", "preprocessing", "model", "other")]
+    assert found == pytest.approx([0.2, 0.2, 0.6, 0.0])
+
+
+def test_a_profile_traces_the_first_batches_and_nothing_where_there_were_none() -> None:
+    assert Clock().trace is None
+    clock = Clock(profile=True)
+    assert clock.trace is None
+    for size in (3, *[5] * 20):
+        with clock.batch(samples=1):
+            torch.ones(size, size) @ torch.ones(size, size)
+    assert clock.trace is not None
+    events = json.loads(gzip.decompress(clock.trace))["traceEvents"]
+    assert sum(event["name"] == "aten::mm" for event in events) == measure._TRACED
+
+
+# --- whose memory --------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_that_of_all_processes_together_while_it_is_looked_at() -> None:
+    script = f"block = b'1' * {200 * MB}; print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        clock = Clock()
+        alone = clock.lap().peak_rss
+        with clock.sampling():
+            time.sleep(2 * measure._PAUSE)
+        child.stdin.close()
+    assert clock.lap().peak_rss > alone + 180 * MB
+    assert clock.shares()["share_sampling"] > 0
+    clock.forget_peak()
+    assert clock.lap().peak_rss < alone + 180 * MB
+
+
+def test_the_more_a_look_at_memory_costs_the_more_rarely_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    class Stop:
+        def wait(self, pause: float) -> bool:
+            pauses.append(pause)
+            return len(pauses) > 3
+
+    def look() -> None:
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
+            pass
+
+    memory = measure._Memory()
+    monkeypatch.setattr(memory, "look", look)
+    memory.watch(Stop())  # type: ignore[arg-type]
+    assert pauses[0] == measure._PAUSE
+    assert min(pauses[1:]) >= 0.01 * measure._RARELY
+    assert memory.seconds >= 0.03
+
+
+def test_memory_of_each_gpu_is_the_allocators_peak_and_what_the_driver_says_of_our_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class NVMLError(Exception):
+        pass
+
+    class Cuda(SimpleNamespace):
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_: None  # synchronize, reset_peak_memory_stats
+
+    def running(gpu: str) -> list[SimpleNamespace]:
+        if broken:
+            raise NVMLError
+        pids = {"GPU-a": [os.getpid(), 2**30], "GPU-b": [2**30]}[gpu]  # no process has such a number
+        return [SimpleNamespace(pid=pid, usedGpuMemory=3 * 2**30) for pid in pids]
+
+    broken = False
+    cuda = Cuda(
+        device_count=lambda: 2,
+        max_memory_allocated=lambda i: (i + 1) * 2**30,
+        get_device_properties=lambda i: SimpleNamespace(uuid="ab"[i]),
+    )
+    monkeypatch.setattr(measure, "_cuda", lambda: cuda)
+    nvml = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetComputeRunningProcesses=running,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
+    clock = Clock()
+    clock._memory.look()
+    figures = Cost.of([clock.lap()], "bench", "cuda").metrics()
+    found = {name: value for name, value in figures.items() if "device" in name}
+    assert found == {
+        "peak_device_gb": 2,
+        "peak_device_gb/cuda:0": 1,
+        "peak_device_gb/cuda:1": 2,
+        "process_device_gb": 3,
+        "process_device_gb/cuda:0": 3,
+    }
+    broken = True
+    clock.forget_peak()
+    clock._memory.look()
+    assert clock.lap().on_device == {}
+
+
+def test_memory_of_a_mac_is_the_highest_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter([1, 5, 2])
+    mps = SimpleNamespace(driver_allocated_memory=lambda: next(sizes) * 2**30, synchronize=lambda: None)
+    monkeypatch.setattr(measure, "_mps", lambda: mps)
+    monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
+    clock = Clock()
+    for _ in range(3):
+        clock._memory.look()
+    assert cost_of(clock).peak_device_gb == {"mps": 5}
+
+
+def test_memory_of_mlx_is_its_own_peak() -> None:
+    mx = pytest.importorskip("mlx.core")
+    clock = Clock()
+    mx.eval(mx.zeros((8 * MB,)) + 1)
+    assert 0.03 < cost_of(clock).peak_device_gb["mlx"] < 1

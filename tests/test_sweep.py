@@ -281,7 +281,7 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(place: Path) -> None
     ("more", "message"),
     [
         (["--sampler=grid", "--space=detect"], "trials = 12: the grid detect has 1960 points; trials=1960, or random"),
-        (["--report=r.json"], "report = r.json: a sweep has no such file"),
+        (["--report=r.json"], "report = r.json: a sweep writes no such file"),
         (["--sampler=best"], "space --sampler = best: must be tpe or gp"),
         (["--storage=sqlite:////nowhere/at/all.db"], "storage = sqlite:////nowhere/at/all.db: cannot be opened: "),
         (["--storage=nonsense"], "storage = nonsense: cannot be opened: "),

@@ -111,3 +111,8 @@ def features(responses: int = 12, *, classes: int = 2) -> pd.DataFrame:
         sign = -0.2 if name.startswith("ecs") else 0.1
         frame[name] = 0.3 + sign * frame["label"] + 0.1 * np.tanh(noise[:, column])
     return frame
+
+
+def without_own_time(metrics: dict[str, float]) -> dict[str, float]:
+    """A run's metrics but for what its own wall time went into, which differs from run to run."""
+    return {name: value for name, value in metrics.items() if not name.startswith(("share_", "wall_"))}

@@ -18,6 +18,7 @@ from experiments.detect.extract import Features
 from experiments.detect.params import DetectInfer
 from experiments.models import language
 from harness import cache
+from harness.measure import Clock
 from harness.stage import BadInput, Context, Records
 
 BUILTIN = Path(__file__).with_name("builtin.jsonl")
@@ -33,39 +34,41 @@ def inputs(params: DetectInfer) -> dict[str, str]:
 
 def infer(params: DetectInfer, context: Context) -> Records:
     """Extract the features of every sample; responses to one prompt are computed together."""
-    samples, counts = data.read(
-        _dataset(params),
-        generator=params.generator,
-        split=params.split,
-        task=params.task,
-        prompt_chars=params.prompt_chars,
-        limit=params.limit,
-    )
+    clock = context.clock
+    with clock.spending("io"):
+        samples, counts = data.read(
+            _dataset(params),
+            generator=params.generator,
+            split=params.split,
+            task=params.task,
+            prompt_chars=params.prompt_chars,
+            limit=params.limit,
+        )
     described = language.describe(params.model)
     heads = _heads(params, described.config)
-    with context.clock.warmup():
+    with clock.warmup():
         model, compute = load(params, context.device, heads)
         batch_tokens = _batch_tokens(params, described, compute, samples, context)
         checked = _check(params, described, model, compute, heads, samples, context)
         del model
-    context.clock.forget_peak()
+    clock.forget_peak()
     journal = context.journal
-    batches = _left(
-        extract.batches(_encoded(params, described, _prompts_together(samples)), batch_tokens), journal.done
-    )
+    encoded = _timed(clock, _encoded(params, described, _prompts_together(samples)))
+    batches = _left(extract.batches(encoded, batch_tokens), journal.done)
     if params.workers == 1:
-        computed = here(compute, batches, context.clock)
+        computed = here(compute, batches, clock)
     else:
         del compute
         tidy_up()
-        computed = in_workers(params, context.device, heads, batches, context.clock)
+        computed = in_workers(params, context.device, heads, batches, clock)
     with context.progress(len(samples), "detect") as advance:
         advance(len(journal.done))
         for batch, features, reading in computed:
-            frame = pd.DataFrame(
-                [row for each in zip(batch, features, strict=True) for row in _rows(params, heads, *each)]
-            )
-            journal.keep(frame, [each.sample.id for each in batch], _counted(batch, features), reading)
+            with clock.spending("io"):
+                frame = pd.DataFrame(
+                    [row for each in zip(batch, features, strict=True) for row in _rows(params, heads, *each)]
+                )
+                journal.keep(frame, [each.sample.id for each in batch], _counted(batch, features), reading)
             advance(len(batch))
     place = {sample.id: i for i, sample in enumerate(samples)}
     frame = journal.frame()
@@ -91,6 +94,16 @@ def _encoded(params: DetectInfer, model: language.Reader, samples: Iterable[data
             max_length=params.max_sequence_length,
             span_chars=params.span_chars,
         )
+
+
+def _timed(clock: Clock, encoded: Iterator[Encoded]) -> Iterator[Encoded]:
+    """The same, with the time that tokenising takes."""
+    while True:
+        with clock.spending("tokenising"):
+            each = next(encoded, None)
+        if each is None:
+            return
+        yield each
 
 
 def _left(batches: Iterable[list[Encoded]], done: set[str]) -> Iterator[list[Encoded]]:
