@@ -22,7 +22,7 @@ from harness import cache, hardware, run
 from harness.compare import CompareOptions
 from harness.engine import InProcess
 from harness.space import SweepOptions
-from harness.stage import BadInput, Finding, Params, Stage
+from harness.stage import BadInput, Finding, Params, Remedy, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +72,8 @@ def _main(arguments: list[str]) -> int:
         return _compare(given)
     if given.command == "reproduce":
         return _reproduce(given)
+    if given.command == "advise":
+        return _advise(given)
     stage = _stage(given.stage if given.command == "score" else given.command)
     if given.command == "score" and not getattr(given, "records", None):
         raise BadInput(
@@ -82,6 +84,7 @@ def _main(arguments: list[str]) -> int:
     with tracked(stage.name) as tracked_run:
         settings = _settings(given)
         plan = run.resolve(stage, settings, hardware.load_profiles())
+        tracked_run.begin(plan)
         result = run.execute(plan, _progress)
         tracked_run.record(result)
         _print(result)
@@ -205,6 +208,45 @@ def _reproduce(given: argparse.Namespace) -> int:
     return int(len(differing) > 0)
 
 
+def _advise(given: argparse.Namespace) -> int:
+    """Print what to try after a run, and the command that tries the first of it."""
+    from harness import advise
+    from harness.tracking import recorded
+
+    if given.unknown or given.run_id is None:
+        raise BadInput("advise: it takes --run ID, the id of a run of a stage")
+    params, metrics, tags = recorded(given.run_id)
+    if tags.get("kind") not in {"run", "reproduction"} or tags.get("stage") not in {stage.name for stage in STAGES}:
+        raise BadInput(
+            f"advise: run {given.run_id} is a {tags.get('kind', 'run of another program')}, not a stage's run"
+        )
+    stage, tag = _stage(tags["stage"]), tags.get("hardware", "auto")
+    profiles = hardware.load_profiles()
+    profile = next((profile for profile in profiles if profile.tag == tag), None)
+    if profile is None:
+        raise BadInput(f"advise: run {given.run_id} was measured on {tag}, a hardware tag that is not in hardware/")
+    found = advise.advise(stage, advise.past(stage, params, metrics, tags), profile)
+    print(f"run {tags.get('mlflow.runName', given.run_id)} of {stage.name} on {tag}")
+    for goal, (need, remedies) in found.items():
+        print(f"\n{goal}: {need}")
+        if goal == "quality":
+            print(f"  python -m harness sweep {stage.name} --records {given.run_id}  (searches the scoring settings)")
+        for remedy in remedies:
+            print(f"  {_typed(remedy):<28} {remedy.why}")
+        if not remedies:
+            print("  nothing left that this stage and this machine know")
+    tried = [remedy for _, remedies in found.values() for remedy in remedies]
+    if tried:
+        kept = [name for name in params if tags.get(f"origin.{name}") == "given" and name != tried[0].setting]
+        words = " ".join(f"-P {each}" for each in [*(f"{name}={params[name]}" for name in kept), _typed(tried[0])])
+        print(f"\nnext: mlflow run . -e {stage.name} {words}\nthen: mlflow run . -e compare -P stage={stage.name}")
+    return 0
+
+
+def _typed(remedy: Remedy) -> str:
+    return f"{remedy.setting}={str(remedy.value).lower()}"
+
+
 def _print_trials(planned: Sweep, trials: list[Trial]) -> None:
     from harness.sweep import pareto
 
@@ -285,6 +327,9 @@ def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Name
     again = commands.add_parser("reproduce", help="run a tracked run again: reproduce --run_id ID", allow_abbrev=False)
     again.add_argument("--run-id", help="the id of a run of a stage")
     again.add_argument("--debug", action="store_true", help="show tracebacks")
+    advise = commands.add_parser("advise", help="what to try after a tracked run: advise --run ID", allow_abbrev=False)
+    advise.add_argument("--run", "--run-id", dest="run_id", help="the id of a run of a stage")
+    advise.add_argument("--debug", action="store_true", help="show tracebacks")
     bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
     bench.add_argument("stage", choices=["sweep", *(stage.name for stage in STAGES if stage.bench)])
     bench.add_argument("--quick", action="store_true", help="the first case only")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from harness.stage import Finding, Level, Params, Records, Report, Stage
 
@@ -20,9 +19,13 @@ def audit(stage: Stage[Any, Any], records: Records, report: Report, score: Param
     findings = [
         *undefined_metrics(stage, report),
         *bad_features(stage, records),
+        *failures_scored(stage, records),
         *inverted_polarity(stage, report),
+        *gates_not_met(stage, report),
+        *confounded(stage, report),
         *trivial_baselines(stage, report),
         *wide_interval(stage, report),
+        *failures(records),
         *lost_inputs(records),
         *unmeasured_cost(records, replayed),
         *(finding for rule in stage.audits for finding in rule(records, report, score)),
@@ -39,32 +42,76 @@ def undefined_metrics(stage: Stage[Any, Any], report: Report) -> Iterator[Findin
     """What could not be computed is named, never replaced."""
     headline = stage.metrics[0].name
     if reason := report.undefined.get(headline):
-        yield Finding("fail", "headline_undefined", f"{headline} is undefined: {reason}")
+        yield Finding(
+            "fail", "headline_undefined", f"{headline} is undefined: {reason}; it takes other data, or more of them"
+        )
     if others := [f"{name} ({reason})" for name, reason in report.undefined.items() if name != headline]:
-        yield Finding("info", "undefined", f"not computed: {'; '.join(others)}")
+        yield Finding(
+            "info", "undefined", f"not computed: {', '.join(others)}; leave them out of any table, they are not 0"
+        )
 
 
 def bad_features(stage: Stage[Any, Any], records: Records) -> Iterator[Finding]:
     """Constant feature columns, and values that their definition rules out."""
     for prefix, (low, high) in stage.feature_ranges(records).items():
-        columns = records.frame.filter(regex=f"^{prefix}")
+        columns = records.frame.filter(regex=f"^{prefix}").astype(float)
         if columns.empty:
             continue
-        values = columns.to_numpy(float)
         tolerance = 1e-6 * max(1.0, abs(low))
-        outside: NDArray[np.bool_] = (values < low - tolerance) | (values > high + tolerance)
-        if outside.any():
-            names = [str(name) for name, any_outside in zip(columns, outside.max(axis=0), strict=True) if any_outside]
+        outside = (columns < low - tolerance) | (columns > high + tolerance)
+        if outside.any(axis=None):
             yield Finding(
                 "fail",
                 "feature_out_of_range",
-                f"{_some(names)}: {outside.sum()} of {values.size} values outside {low:g} to {high:g}, from"
-                f" {values.min():.3g} to {values.max():.3g}; such a value cannot be what its name says: look at how"
-                " it was computed and in which precision",
+                f"{_some(columns.columns[outside.any()])}: {outside.sum().sum()} of {columns.size} values outside"
+                f" {low:g} to {high:g}, from {columns.min().min():.3g} to {columns.max().max():.3g}; such a value"
+                " cannot be what its name says: look at how it was computed and in which precision",
             )
-        constant = [str(name) for name in columns.columns[np.ptp(values, axis=0) == 0]] if len(values) > 1 else []
-        if constant:
-            yield Finding("warn", "feature_constant", f"{_some(constant)}: the same value in every row, so no use")
+        constant = [name for name, varies in (columns.min() < columns.max()).items() if not varies]
+        if len(columns) > 1 and constant:
+            yield Finding(
+                "warn",
+                "feature_constant",
+                f"{_some(constant)}: the same value in every row, so no use; look at how it was computed",
+            )
+
+
+def failures_scored(stage: Stage[Any, Any], records: Records) -> Iterator[Finding]:
+    """Values where nothing was observed, because the row failed or had nothing to be judged by."""
+    frame = records.frame
+    empty = frame["evidence"] == 0 if "evidence" in frame else pd.Series(False, frame.index)
+    kinds = {"failures_scored": "that failed", "empty_scored": "with nothing to judge by"}
+    found: dict[str, list[tuple[str, int, float]]] = {code: [] for code in kinds}  # columns, how many, their mean
+    for prefix in stage.feature_ranges(records):
+        failed = _failed(frame, "error") | _failed(frame, f"error_{prefix.rstrip('_')}")
+        for name, column in frame.filter(regex=f"^{prefix}").items():
+            for code, rows in (("failures_scored", failed), ("empty_scored", empty & ~failed)):
+                if count := int(column[rows].notna().sum()):
+                    found[code].append((str(name), count, float(column[rows].mean())))
+    for code, columns in found.items():
+        if columns:
+            yield Finding(
+                "fail",
+                code,
+                f"{max(count for _, count, _ in columns)} rows {kinds[code]} have values in"
+                f" {_some(name for name, _, _ in columns)} ({columns[0][2]:g} on average in the first): what was not"
+                " observed is no score; leave it missing, with the reason in `error`",
+            )
+
+
+def failures(records: Records) -> Iterator[Finding]:
+    """Rows that could not be observed, in all or by one kind of feature."""
+    for column in records.frame.filter(regex="^error(_|$)"):
+        failed = _failed(records.frame, str(column))
+        if count := int(failed.sum()):
+            share, reasons = count / len(failed), records.frame[column][failed].value_counts()
+            level: Level = "fail" if share > _MANY_ERRORS else "warn"
+            yield Finding(
+                level,
+                "failures",
+                f"{count} of {len(failed)} rows ({share:.0%}) failed ({column}), the most by: {reasons.index[0]};"
+                " scores are of the others only: mend the cause and run again",
+            )
 
 
 def inverted_polarity(stage: Stage[Any, Any], report: Report) -> Iterator[Finding]:
@@ -76,8 +123,46 @@ def inverted_polarity(stage: Stage[Any, Any], report: Report) -> Iterator[Findin
             "fail",
             "polarity_inverted",
             f"{headline.name} {report.metrics[headline.name]:.3f} lies below chance with its whole interval (up to"
-            f" {high:.3f}): the score is the wrong way round, or labels are swapped",
+            f" {high:.3f}): the score is the wrong way round, or labels are swapped; look at a few rows by hand",
         )
+
+
+def gates_not_met(stage: Stage[Any, Any], report: Report) -> Iterator[Finding]:
+    """Results below what makes them usable."""
+    for metric in stage.metrics:
+        value = report.metrics.get(metric.name)
+        if value is None or metric.usable is None or value >= metric.usable:
+            continue
+        failed = metric.failed is not None and value < metric.failed
+        yield Finding(
+            "fail" if failed else "warn",
+            "gate_failed" if failed else "gate_marginal",
+            f"{metric.name} {value:.3f} is below {metric.failed if failed else metric.usable:g}, so the result is"
+            f" {'of no use' if failed else 'only of marginal use'} ({metric.summary}); average over more repetitions,"
+            " or use other data",
+        )
+
+
+def confounded(stage: Stage[Any, Any], report: Report) -> Iterator[Finding]:
+    """A result that vanishes where a confounder is constant is the confounder's."""
+    for metric in (metric for metric in stage.metrics if metric.within_of):
+        whole = str(metric.within_of)
+        low, chance = report.metrics.get(f"{whole}_low"), metric.chance
+        parts = {  # those with an interval
+            name.removesuffix("_low"): value
+            for name, value in report.metrics.items()
+            if name.startswith(f"{metric.name}/") and name.endswith("_low")
+        }
+        if low is None or chance is None or not parts or low <= chance:
+            continue
+        mean = sum(report.metrics[part] for part in parts) / len(parts)
+        if max(parts.values()) <= chance and mean < low:
+            yield Finding(
+                "warn",
+                "confounded",
+                f"{whole} {report.metrics[whole]:.3f} comes from telling groups apart: inside them it is {mean:.3f} on"
+                f" average, and no interval clears chance ({metric.summary}); quote {metric.name}",
+            )
 
 
 def trivial_baselines(stage: Stage[Any, Any], report: Report) -> Iterator[Finding]:
@@ -91,13 +176,14 @@ def trivial_baselines(stage: Stage[Any, Any], report: Report) -> Iterator[Findin
             yield Finding(
                 "warn",
                 "trivial_baseline",
-                f"{name} {value:.3f} does not beat {baseline.name} {trivial:.3f} ({baseline.summary})",
+                f"{name} {value:.3f} does not beat {baseline.name} {trivial:.3f} ({baseline.summary});"
+                " quote both, and claim no more than that",
             )
         elif (low := report.metrics.get(f"{name}_low")) is not None and trivial >= low:
             yield Finding(
                 "info",
                 "baseline_in_interval",
-                f"{baseline.name} {trivial:.3f} lies inside the interval of {name} (from {low:.3f}): more data are"
+                f"{baseline.name} {trivial:.3f} lies inside the interval of {name} (from {low:.3f}); more data are"
                 " needed to tell them apart",
             )
 
@@ -110,35 +196,47 @@ def wide_interval(stage: Stage[Any, Any], report: Report) -> Iterator[Finding]:
         return
     if headline.chance is not None and low <= headline.chance <= high:
         yield Finding(
-            "warn", "chance_in_interval", f"the interval of {headline.name}, {low:.3f} to {high:.3f}, holds chance"
+            "warn",
+            "chance_in_interval",
+            f"the interval of {headline.name}, {low:.3f} to {high:.3f}, holds chance; nothing has been shown yet, score"
+            " more data",
         )
     if high - low > WIDE:
         yield Finding(
             "warn",
             "interval_wide",
-            f"the interval of {headline.name} is {high - low:.2f} wide ({low:.3f} to {high:.3f}): differences smaller"
-            " than that between configurations mean nothing; score more data",
+            f"the interval of {headline.name} is {high - low:.2f} wide ({low:.3f} to {high:.3f}); differences smaller"
+            " than that between configurations mean nothing: score more data",
         )
 
 
 def lost_inputs(records: Records) -> Iterator[Finding]:
-    """Inputs that failed, were skipped or were cut."""
+    """Inputs that failed, were skipped or were cut, by what was counted (`*_cut`, `cut_*`)."""
     counts = records.origin.get("counts", {})
     total = max(1, counts.get("kept", len(records.frame)))
     for name in ("errors", "skipped"):
         if lost := counts.get(name, 0):
             level: Level = "fail" if lost / total > _MANY_ERRORS else "warn"
-            yield Finding(level, f"inputs_{name}", f"{lost} inputs beside {total} scored: {name}; they count nowhere")
-    for name in ("prompts_cut", "cut_to_window"):
-        if cut := counts.get(name, 0):
-            yield Finding("warn", "inputs_truncated", f"{cut} of {total} inputs were cut ({name}): what was cut off"
-                          " could not be attended to; compare with a longer limit")  # fmt: skip
+            yield Finding(
+                level,
+                f"inputs_{name}",
+                f"{lost} inputs beside {total} scored: {name}; they count nowhere, so mend them if they are many",
+            )
+    for name, cut in counts.items():
+        if cut and (name.endswith("_cut") or name.startswith("cut_")):
+            what = "what was not said could not be judged" if "answer" in name else "what was cut off could not be seen"
+            yield Finding(
+                "warn", "inputs_truncated", f"{cut} of {total} inputs were cut ({name}): {what}; compare with a longer"
+                " limit"
+            )  # fmt: skip
 
 
 def unmeasured_cost(records: Records, replayed: bool) -> Iterator[Finding]:
     """A replay measures nothing: its speed and memory are those of the run that made the records."""
     if records.cost is None:
-        yield Finding("info", "cost_unknown", "the records came without a cost, so none is reported")
+        yield Finding(
+            "info", "cost_unknown", "the records came without a cost, so none is reported; infer them to have one"
+        )
     elif replayed:
         yield Finding(
             "info",
@@ -148,5 +246,10 @@ def unmeasured_cost(records: Records, replayed: bool) -> Iterator[Finding]:
         )
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more columns" if len(names) > 3 else "")
+def _failed(frame: pd.DataFrame, column: str) -> pd.Series[bool]:
+    return frame[column].fillna("") != "" if column in frame else pd.Series(False, frame.index)
+
+
+def _some(names: Iterable[Any]) -> str:
+    shown = list(map(str, names))
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -24,7 +24,9 @@ from harness.measure import Cost, Reading
 from harness.stage import BadInput, Params, Records, Stage
 
 _NOTE = b"rigsweep"
-_SCORING = {"score.py", "grid.py", "figures.py", "audits.py", "bench.py", "bench_score.py"}  # they change no record
+_SCORING = {  # they change no record
+    "score.py", "grid.py", "figures.py", "audits.py", "remedies.py", "bench.py", "bench_score.py",
+}  # fmt: skip
 
 
 def folder() -> Path:
@@ -54,8 +56,9 @@ def code_digest(stage: Stage[Any, Any], *, scoring: bool = False) -> str:
     With `scoring` it covers all that decides a score as well.
     """
     package = Path(inspect.getfile(stage.infer)).parent
-    sources = [path for path in package.glob("*.py") if scoring or path.name not in _SCORING]
-    sources += [*(package.parent / "models").glob("*.py"), Path(measure.__file__)]
+    sources = [path for folder in (package, package.parent / "models") for path in folder.glob("*.py")]
+    sources = [path for path in sources if scoring or path.name not in _SCORING]
+    sources.append(Path(measure.__file__))
     sources += package.parent.glob("*.py") if scoring else []
     total = hashlib.sha256()
     for path in sorted(sources):

@@ -246,12 +246,20 @@ def _require_writable(name: str, path: str | None) -> None:
 
 
 def _require_sound(records: Records) -> None:
-    """Refuse empty records, and features that are not finite: no score can be computed from them."""
+    """Refuse empty records, and features that are not finite: no score can be computed from them.
+
+    A feature may be missing (not infinite) in a row whose `error`, or `error_x` for a feature `x_...`, says why.
+    """
     frame = records.frame
     if frame.empty:
         raise BadInput("the records hold no row")
     numbers = frame.select_dtypes("number")
-    bad = ~np.isfinite(numbers.to_numpy(float))
+    values = numbers.to_numpy(float)
+    bad = ~np.isfinite(values)
+    for error in frame.filter(regex="^error(_|$)"):
+        excused = (frame[error].fillna("") != "").to_numpy()
+        mine = numbers.columns.str.startswith(str(error).removeprefix("error").lstrip("_"))
+        bad &= ~(np.isnan(values) & np.outer(excused, mine))
     if bad.any():
         row, column = (int(place[0]) for place in np.nonzero(bad))
         raise BadInput(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["maximize", "minimize", "none"]
 Level = Literal["info", "warn", "fail"]
+Goal = Literal["memory", "speed", "quality"]
 
 
 class BadInput(ValueError):
@@ -44,8 +45,9 @@ class Params(BaseModel):
 class Metric:
     """What a number in a Report means; `chance` is what guessing reaches.
 
-    `baseline_of` marks a trivial predictor's value of another metric.  A metric `x` may be reported with the
-    ends of its interval, `x_low` and `x_high`, and by part, as `x/part`.
+    `baseline_of` marks a trivial predictor's value of another metric, `within_of` that metric's value inside groups in
+    which a confounder is constant.  Below `failed` a result is of no use, from `usable` on it is.  A metric `x` may be
+    reported with the ends of its interval, `x_low` and `x_high`, and by part, as `x/part`.
     """
 
     name: str
@@ -54,6 +56,9 @@ class Metric:
     summary: str
     chance: float | None = None
     baseline_of: str | None = None
+    within_of: str | None = None
+    usable: float | None = None
+    failed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,24 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """A setting's value to try next, for the sake of what, and why: a clause that names the figure behind it."""
+
+    goal: Goal
+    setting: str
+    value: bool | int | float | str
+    why: str
+
+
+@dataclass(frozen=True)
 class Records:
     """What infer observed: one row an observation, what it cost to get (None: unknown), where it came from.
 
     `origin` is plain JSON; `counts` (name -> how many were read, kept, cut …) is there for every stage.
+
+    A row whose column `error` is not empty could not be observed: its features are missing, and so, where `error_x` is
+    not empty, are the features whose names begin with `x_`.  `evidence`, where there is such a column, is how much a
+    row had to be judged by; at 0 there is nothing to observe.
     """
 
     frame: pd.DataFrame
@@ -143,6 +162,8 @@ class Stage(Generic[I, S]):
     `held_out(train, test, params)` learns from the one and judges on the other.  `score_many(records, params, names)`
     is `score` for many settings at once, a row each, NaN being undefined; it can give the metrics in `quick`.
     `feature_ranges` maps the prefix of feature columns to the closed range that their values must lie in.
+    `remedies(settings, metrics)` lists what to try after a run with these settings and figures, the most promising
+    first; what the machine cannot do, or the run has done, need not be left out.
     """
 
     name: str
@@ -161,3 +182,4 @@ class Stage(Generic[I, S]):
     bench: Callable[[str, int, bool, Progress], pd.DataFrame] | None = None
     score_many: Callable[[Records, Sequence[S], Collection[str]], pd.DataFrame] | None = None
     quick: tuple[str, ...] = ()
+    remedies: Callable[[Mapping[str, Any], Mapping[str, float]], Iterable[Remedy]] = lambda settings, metrics: ()

@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from harness import cache
 from harness.audit import verdict
-from harness.run import Result, write_json
+from harness.run import Plan, Result, write_json
 from harness.stage import BadInput, Finding
 
 if TYPE_CHECKING:
@@ -47,12 +47,18 @@ class Tracked:
     name: str
     store: str
 
+    def begin(self, plan: Plan) -> None:
+        """Log what is about to be run, and where, so that a run that fails says so too."""
+        self._record_params(plan.settings)
+        tags = {"hardware": plan.profile.tag, "device": plan.machine.name, "memory_gb": f"{plan.machine.memory_gb:.1f}"}
+        tags |= {f"origin.{name}": plan.origins[name] for name in plan.settings if plan.origins[name] != "default"}
+        self.client.log_batch(self.run_id, tags=[RunTag(name, value[:_LONGEST]) for name, value in tags.items()])
+
     def record(self, result: Result) -> None:
         """Log one result: numbers in one batch, then tables, figures, records and report as artifacts."""
         now = int(time.time() * 1000)
         metrics = [Metric(_name(name), value, now, 0) for name, value in result.metrics().items()]
         tags = [RunTag(_name(name), value[:_LONGEST]) for name, value in _tags(result).items()]
-        self._record_params(result.plan.settings)
         self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
         for name, draw in result.report.figures.items():
             self.client.log_figure(self.run_id, draw(), f"figures/{name}.png")
@@ -264,6 +270,17 @@ def artifact(run_id: str, name: str) -> Path:
         raise BadInput(f"run {run_id}: no {name} in {store}: {line}; name the run's id and its store") from error
 
 
+def recorded(run_id: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]]:
+    """Parameters, metrics and tags of a run; BadInput where there is no such run."""
+    store = mlflow.get_tracking_uri()
+    try:
+        data = mlflow.MlflowClient().get_run(run_id).data
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise BadInput(f"run {run_id}: not in {store}: {line}; name the run's id and its store") from error
+    return dict(data.params), dict(data.metrics), dict(data.tags)
+
+
 def listed(tags: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
     """Every run of the experiment in force that has these tags, as MLflow tabulates them, and the store's address."""
     store = mlflow.get_tracking_uri()
@@ -305,7 +322,6 @@ def _tags(result: Result) -> dict[str, str]:
     tags = {
         "stage": plan.stage.name,
         "hardware": result.records.cost.hardware if result.records.cost else plan.profile.tag,
-        "device": plan.machine.name,
         "audit": verdict(result.findings),
         "replayed": str(result.replayed).lower(),
         "commit": result.environment["commit"],
@@ -313,7 +329,6 @@ def _tags(result: Result) -> dict[str, str]:
     tags |= {name: "true" for name in ("hardware_unchecked", "profile") if getattr(plan.options, name)}
     tags |= {f"{name}_digest": digest for name, digest in result.digests.items()}
     tags |= {f"undefined.{name}": reason for name, reason in result.report.undefined.items()}
-    tags |= {f"origin.{name}": plan.origins[name] for name in plan.settings if plan.origins[name] != "default"}
     return tags | {"mlflow.note.content": _note(result.findings)}
 
 

@@ -42,6 +42,7 @@ def execute(tmp_path: Path) -> Execute:
         with tracked("detect") as open_run:
             plan = run.resolve(DETECT, {"records": str(path), "folds": "3"} | given, hardware.load_profiles())
             result = run.execute(plan, lambda items, _: items)
+            open_run.begin(result.plan)
             open_run.record(result)
         return result, open_run
 

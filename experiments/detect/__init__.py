@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.detect import audits
+from experiments.detect import audits, remedies
 from experiments.detect.grid import METRICS as METRICS_OF_MANY
 from experiments.detect.grid import score_many
 from experiments.detect.params import DetectInfer, DetectScore
@@ -62,7 +62,14 @@ METRICS = (
     Metric("span_auc", "", "maximize", "AUROC over spans (or tokens) instead of responses"),
     Metric("auc_ecs", "", "maximize", "AUROC of the ECS part alone"),
     Metric("auc_pks", "", "maximize", "AUROC of the PKS part alone"),
-    Metric("auc_in_task", "", "maximize", "AUROC within each task, where knowing the task cannot help"),
+    Metric(
+        "auc_in_task",
+        "",
+        "maximize",
+        "AUROC within each task, where knowing the task cannot help",
+        chance=0.5,
+        within_of="auc",
+    ),
     Metric("auc_in_sample", "", "maximize", "AUROC when fitted and judged on the same responses"),
     Metric("auc_out_of_fold", "", "maximize", "AUROC when judged on other prompts than fitted on"),
     Metric("optimism", "", "minimize", "auc_in_sample - auc_out_of_fold"),
@@ -90,4 +97,5 @@ DETECT = Stage(
     held_out=held_out,
     score_many=score_many,
     quick=METRICS_OF_MANY,
+    remedies=remedies.after,
 )
