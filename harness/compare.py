@@ -15,6 +15,7 @@ from harness.stage import BadInput, Params, Stage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NO_SETTINGS = {"params.hardware"}  # has a column of its own
 _AXES = {"samples_per_min": True, "peak_rss_gb": False, "peak_device_gb": False}  # whether more is better
 
 
@@ -41,7 +42,8 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
     `runs` has a row a run, with columns run_id, name, status, metrics.…, params.… and tags.…, as MLflow lists them.
     """
     metric = options.metric or stage.metrics[0].name
-    directions = {each.name: each.direction for each in stage.metrics} | dict.fromkeys(_AXES, "maximize")
+    costs = {name: "maximize" if more else "minimize" for name, more in _AXES.items()}
+    directions = {each.name: each.direction for each in stage.metrics} | costs
     if metric not in directions:
         raise BadInput(f"compare: {stage.name} has no metric {metric}; there are {', '.join(directions)}")
     column = f"metrics.{metric}"
@@ -63,7 +65,9 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
     shown |= {name: ranked[f"metrics.{name}"] for name in _AXES if f"metrics.{name}" in ranked}
     shown |= {name: ranked[f"tags.{name}"] for name in ("hardware", "audit", "replayed") if f"tags.{name}" in ranked}
     varied = [
-        name for name in map(str, ranked) if name.startswith("params.") and ranked[name].nunique(dropna=False) > 1
+        name
+        for name in map(str, ranked)
+        if name.startswith("params.") and name not in _NO_SETTINGS and ranked[name].nunique(dropna=False) > 1
     ]
     shown |= {name: ranked[name] for name in varied}
     shown |= {"data": ranked["tags.data_digest"].str[:10]} if len(digests) > 1 else {}

@@ -59,6 +59,7 @@ class Tracked:
         now = int(time.time() * 1000)
         metrics = [Metric(_name(name), value, now, 0) for name, value in result.metrics().items()]
         tags = [RunTag(_name(name), value[:_LONGEST]) for name, value in _tags(result).items()]
+        self._record_params({"hardware": _tags(result)["hardware"]})  # MLflow compares parameters, but not tags
         self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
         for name, draw in result.report.figures.items():
             self.client.log_figure(self.run_id, draw(), f"figures/{name}.png")

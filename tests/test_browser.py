@@ -36,6 +36,8 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --window-size=1600,3000"
 )
 
+SPEEDS = {"cpu-x86_64": 4.0, "rtx-4090": 0.5}  # seconds for the same work on two machines
+
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on the PATH (Debian: chromium, chromium-driver)"
 )
@@ -52,26 +54,35 @@ def wait(what: str, ready: Callable[[], Any]) -> Any:
     pytest.fail(f"waited {PATIENCE} s for {what}")
 
 
-def records(path: Path) -> Path:
-    """Features of forty responses, drawn so that half of them are told apart, with what they cost to get."""
+def records(path: Path, hardware: str, seconds: float) -> Path:
+    """Features of forty responses, drawn so that half of them are told apart, with what they cost to get where."""
     rng = np.random.default_rng(0)
     rows = [{"group": f"r{i}", "source": f"s{i}", "item": 0, "label": i % 2, "length": 40 + i % 7} for i in range(40)]
     frame = pd.DataFrame(rows).assign(task="QA")
     for name, sign in {"ecs_0_0": -1, "ecs_1_0": -1, "pks_0": 1, "pks_1": 1}.items():
         frame[name] = np.clip(0.3 + 0.1 * sign * frame["label"] + rng.normal(0, 0.1, len(frame)), 0, 0.69)
-    cost = Cost("cpu-x86_64", "cpu", 40, 4.0, 1.0, 100.0, 110.0, 120.0, 40, 2000, 0, 1.0, 0.5)
-    cache.write(Records(frame, cost, {"model": "made up", "data": "made up", "counts": {"samples": 40}}), path)
+    cost = Cost(hardware, "cpu", 40, seconds, 1.0, 100.0, 110.0, 120.0, 40, 2000, 0, 1.0, 0.5)
+    cache.write(Records(frame, cost, {"digests": {"data": "made up"}, "counts": {"kept": 40}}), path)
     return path
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an MLflow UI whose store holds one run of `detect`."""
+    """Address of an MLflow UI whose store holds two runs of `detect` on the same data, from different machines.
+
+    Which they are, `compare` has said, in a file beside the store.
+    """
     folder = tmp_path_factory.mktemp("ui")
     store = f"sqlite:///{folder / 'mlflow.db'}"
     environment = os.environ | {"MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "harness", "detect", "--records", str(records(folder / "records.parquet"))]
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    harness = [sys.executable, "-m", "harness"]
+    for tag, seconds in SPEEDS.items():
+        settings = ["--records", str(records(folder / f"{tag}.parquet", tag, seconds))]
+        subprocess.run([*harness, "detect", *settings], cwd=folder, env=environment, check=True, capture_output=True)
+    compare = [*harness, "compare", "detect"]
+    shown = subprocess.run(compare, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+    assert [line for line in shown.splitlines() if any(tag in line for tag in SPEEDS)] != []
+    (folder / "compared").write_text(shown)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -108,10 +119,16 @@ def ask(server: str, what: str, query: dict[str, Any] | None = None, **fields: s
         return json.load(answer)
 
 
+def runs(server: str) -> dict[str, Any]:
+    """The runs of the stage by hardware tag."""
+    found = ask(server, "runs/search", {"experiment_ids": ["0"], "filter": "tags.kind = 'run'"})["runs"]
+    return {tag["value"]: run for run in found for tag in run["data"]["tags"] if tag["key"] == "hardware"}
+
+
 def test_a_run_shows_its_parameters_metrics_tags_and_figures(
     server: str, browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
-    run = ask(server, "runs/search", {"experiment_ids": ["0"]})["runs"][0]
+    run = runs(server)["cpu-x86_64"]
     params, metrics, tags = (
         {item["key"]: item["value"] for item in run["data"][k]} for k in ("params", "metrics", "tags")
     )
@@ -136,3 +153,27 @@ def test_a_run_shows_its_parameters_metrics_tags_and_figures(
     widths = wait("the figure", lambda: [width for width in browser.execute_script(script) if width])
     browser.save_screenshot(str(tmp_path / "figure.png"))
     assert widths[0] >= 300
+
+
+def test_runs_from_two_machines_stand_side_by_side(server: str, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    found = runs(server)
+    assert found.keys() == SPEEDS.keys()
+    ids = [found[tag]["info"]["run_id"] for tag in SPEEDS]
+    query = {"runs": json.dumps(ids, separators=(",", ":")), "experiments": '["0"]'}
+    browser.get(f"{server}/#/compare-runs?{urllib.parse.urlencode(query)}")
+
+    def text() -> str:
+        return " ".join(browser.find_element(By.TAG_NAME, "body").text.split())
+
+    wait("the comparison", lambda: "Run details" in text() and "alpha" in text())
+    for toggle in browser.find_elements(By.CSS_SELECTOR, "[role=switch]"):  # show only what differs
+        toggle.click()
+
+    wait("the differences", lambda: "alpha" not in text() and "samples_per_min" in text())
+    browser.execute_script("arguments[0].scrollIntoView()", browser.find_element(By.CSS_SELECTOR, "[role=switch]"))
+    browser.save_screenshot(str(tmp_path / "compare.png"))
+    parameters, metrics, tags = text().split("Show diff only")[1:]
+    assert "hardware cpu-x86_64 rtx-4090" in parameters
+    assert "hardware cpu-x86_64 rtx-4090" in tags
+    assert metrics.strip().startswith("samples_per_min seconds")
+    assert "600 4800 4 0.5" in metrics

@@ -293,6 +293,23 @@ def test_the_report_holds_the_whole_result_and_where_each_setting_came_from(
     assert f"auc {report['metrics']['auc']:.4f}" in " ".join(outcome.out.split())
 
 
+def test_this_machine_is_recognised_and_where_its_defaults_came_from_is_in_the_run(
+    harness: Callable[..., Outcome],
+) -> None:
+    machine, profiles = hardware.find_machine(), hardware.load_profiles()
+    profile = hardware.choose_profile("auto", machine, profiles)
+    assert (profile.match.device == "cpu") == profile.tag.startswith("cpu-")
+    found = harness("detect", *SOUND, "--hardware", "auto").run.data
+    assert found.tags["hardware"] == found.params["hardware"] == profile.tag
+    assert found.tags["device"] == machine.name
+    assert profile.defaults["detect"]
+    for name, value in profile.defaults["detect"].items():
+        assert found.params[name] == str(value)
+        assert found.tags[f"origin.{name}"] == f"hardware {profile.tag}"
+    assert found.tags["origin.folds"] == "given"
+    assert "origin.alpha" not in found.tags
+
+
 @pytest.mark.parametrize("name", ["seed", "alhpa"])
 def test_a_profile_may_set_what_the_stage_declares_not_how_a_run_is_made(
     harness: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, name: str

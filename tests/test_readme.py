@@ -10,6 +10,7 @@ import pytest
 from experiments import STAGES
 from harness.__main__ import describe
 from harness.compare import CompareOptions
+from harness.hardware import Profile, load_profiles
 from harness.run import RunOptions
 from harness.space import SweepOptions
 from harness.stage import Params, Stage
@@ -25,6 +26,22 @@ def rows(model: type[Params]) -> list[str]:
         allowed = ", ".join([kind.replace("|", " \\| "), *limits])
         shown.append(f"| `{name}` | {allowed} | {default} | {field.description} |")
     return shown
+
+
+def machine(profile: Profile) -> str:
+    """The table row of a hardware profile."""
+
+    def shown(defaults: dict[str, Any]) -> str:
+        return ", ".join(f"{name}={str(value).lower()}" for name, value in defaults.items())
+
+    defaults = "; ".join(f"{stage}: {shown(each)}" for stage, each in profile.defaults.items())
+    published = "; ".join(f"{each.stage}: {each.figures} ({each.source})" for each in profile.published)
+    return f"| `{profile.tag}` | {profile.description} | {defaults} | {published} |"
+
+
+def test_every_hardware_profile_has_its_row_in_the_readme() -> None:
+    missing = [row for row in map(machine, load_profiles()) if row not in README.read_text()]
+    assert not missing, "put these rows into the README:\n" + "\n".join(missing)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)

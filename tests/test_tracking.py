@@ -59,7 +59,8 @@ def test_a_run_holds_settings_metrics_and_tags(client: mlflow.MlflowClient, exec
     result, opened = execute(alpha="0.8")
     stored = client.get_run(opened.run_id)
     assert stored.info.status == "FINISHED"
-    assert stored.data.params == {name: str(value) for name, value in result.plan.settings.items()}
+    settings = {name: str(value) for name, value in result.plan.settings.items()}
+    assert stored.data.params == settings | {"hardware": result.plan.profile.tag}
     assert stored.data.metrics == result.metrics()
     assert {"auc", "auc_low", "auc_high", "f1", "prevalence"} <= stored.data.metrics.keys()
     expected = {
@@ -111,7 +112,8 @@ def test_a_run_that_mlflow_has_opened_is_continued(
     stored = client.get_run(given.info.run_id)
     assert (opened.run_id, opened.name, stored.info.status) == (given.info.run_id, "theirs", "FINISHED")
     settings = {name: str(value) for name, value in result.plan.settings.items()}
-    assert stored.data.params == settings | {"alpha": "0.80", "not_ours": "'a b'"}
+    more = {"alpha": "0.80", "not_ours": "'a b'", "hardware": result.plan.profile.tag}
+    assert stored.data.params == settings | more
     assert stored.data.tags["stage"] == "detect"
     assert stored.data.metrics["auc"] == result.report.metrics["auc"]
     assert client.get_experiment_by_name("tracked") is None
