@@ -216,7 +216,7 @@ def _advise(given: argparse.Namespace) -> int:
     if given.unknown or given.run_id is None:
         raise BadInput("advise: it takes --run ID, the id of a run of a stage")
     params, metrics, tags = recorded(given.run_id)
-    if tags.get("kind") not in {"run", "reproduction"} or tags.get("stage") not in {stage.name for stage in STAGES}:
+    if tags.get("kind") != "run" or tags.get("stage") not in {stage.name for stage in STAGES}:
         raise BadInput(
             f"advise: run {given.run_id} is a {tags.get('kind', 'run of another program')}, not a stage's run"
         )

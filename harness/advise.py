@@ -15,12 +15,16 @@ _GOOD = 0.8  # of the way from guessing to perfect
 
 @dataclass(frozen=True)
 class Past:
-    """What is known of a tracked run: its settings in force, metrics, why it failed if so, where it ran."""
+    """What is known of a tracked run: its settings in force, metrics, why it failed if so, the memory it had.
+
+    `inferred` is false where it scored the records of another run, whose speed and memory are not its own.
+    """
 
     settings: Mapping[str, Any]
     metrics: Mapping[str, float]
     error: str
     memory_gb: float | None
+    inferred: bool = True
 
 
 def past(
@@ -32,7 +36,7 @@ def past(
         known = {name: value for name, value in params.items() if name in model.model_fields}
         settings |= model.model_validate(known).model_dump()
     memory = tags.get("memory_gb")
-    return Past(settings, metrics, tags.get("error", ""), float(memory) if memory else None)
+    return Past(settings, metrics, tags.get("error", ""), float(memory) if memory else None, "records" not in params)
 
 
 def advise(stage: Stage[Any, Any], run: Past, profile: Profile) -> dict[Goal, tuple[str, list[Remedy]]]:
@@ -51,6 +55,12 @@ def advise(stage: Stage[Any, Any], run: Past, profile: Profile) -> dict[Goal, tu
 
 
 def _needs(stage: Stage[Any, Any], run: Past) -> Iterator[tuple[Goal, str]]:
+    if run.inferred:
+        yield from _needs_of_inference(run)
+    yield from _needs_of_scoring(stage, run)
+
+
+def _needs_of_inference(run: Past) -> Iterator[tuple[Goal, str]]:
     words = run.error.lower()
     if "out of memory" in words or "memoryerror" in words or "killed" in words:
         yield "memory", f"it failed: {' '.join(run.error.split())[:200]}"
@@ -60,6 +70,9 @@ def _needs(stage: Stage[Any, Any], run: Past) -> Iterator[tuple[Goal, str]]:
             yield "memory", f"{peak} {run.metrics[peak]:.1f} of {run.memory_gb:.1f} GiB"
     if speed := run.metrics.get("samples_per_min"):
         yield "speed", f"samples_per_min {speed:,.1f}"
+
+
+def _needs_of_scoring(stage: Stage[Any, Any], run: Past) -> Iterator[tuple[Goal, str]]:
     headline = stage.metrics[0]
     value = run.metrics.get(headline.name)
     if value is not None and headline.direction != "none":

@@ -209,6 +209,7 @@ class Clock:
     @contextmanager
     def sampling(self) -> Iterator[None]:
         """Look meanwhile at what has no peak of its own to ask for: all processes together, and the driver's view."""
+        self._rss_before = psutil.Process().memory_info().rss  # libraries are in it by now, the model is not
         stop = threading.Event()
         thread = threading.Thread(target=self._memory.watch, args=[stop], daemon=True)
         thread.start()

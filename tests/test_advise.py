@@ -100,6 +100,14 @@ def test_low_quality_other_heads_another_detector_more_data_the_threshold() -> N
     assert tried("quality", run(metrics={"auc": 0.95})) == []
 
 
+def test_a_run_that_scored_the_records_of_another_is_advised_on_scoring_only() -> None:
+    scored = advise.past(
+        DETECT, {"records": "r.parquet", "alpha": "0.3"}, measured(100) | {"auc": 0.6}, {"memory_gb": "24.0"}
+    )
+    assert scored.settings["alpha"] == 0.3
+    assert advise.advise(DETECT, scored, GPU).keys() == {"quality"}
+
+
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.tag)
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_whatever_is_advised_can_be_run_on_that_machine(stage: Stage[Any, Any], profile: Profile) -> None:
