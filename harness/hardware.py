@@ -82,6 +82,7 @@ class Profile(BaseModel):
     match: Match
     defaults: dict[str, dict[str, bool | int | float | str]] = {}
     environment: dict[str, str] = {}
+    tf32: bool = False  # fp32 products with 10-bit mantissas, and cuDNN's kernels chosen by trying them
     cannot: dict[str, Limit] = {}
     published: tuple[Published, ...] = ()
 
@@ -104,9 +105,19 @@ class Profile(BaseModel):
                 raise BadInput(f"{name} = {settings[name]} ({origins[name]}): {self.tag} cannot: {limit.reason}")
 
     def apply(self) -> None:
-        """Set the environment that this machine wants, but for what the user has set."""
+        """Set the environment and the arithmetic that this machine wants, but for what the user has set.
+
+        Looking at the machine has loaded torch by then, which reads the number of threads only while it loads.
+        """
+        import torch
+
+        if "OMP_NUM_THREADS" in self.environment.keys() - os.environ.keys():
+            torch.set_num_threads(int(self.environment["OMP_NUM_THREADS"]))
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
+        if self.tf32:
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
 
 
 def load_profiles(folder: Path = FOLDER) -> list[Profile]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from pydantic import TypeAdapter, ValidationError
 
 from experiments import STAGES
@@ -104,8 +105,28 @@ def test_the_environment_of_a_profile_gives_way_to_the_users(monkeypatch: pytest
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "")
     monkeypatch.delenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO")
+    threads = torch.get_num_threads()
     mac.apply()
     assert (os.environ["OMP_NUM_THREADS"], os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"]) == ("7", "0.0")
+    assert torch.get_num_threads() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    try:
+        mac.apply()
+        assert (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()) == ("2", 2)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_only_a_profile_that_says_so_trades_precision_of_fp32_for_speed() -> None:
+    assert [profile.tag for profile in PROFILES if profile.tf32] == ["rtx-5000-ada"]
+    (ada,) = [profile for profile in PROFILES if profile.tf32]
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    try:
+        ada.apply()
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark) == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def test_a_cpu_profile_may_be_asked_for_on_a_machine_that_has_a_gpu() -> None:
