@@ -88,5 +88,10 @@ def pearson(x: Floats, y: Floats) -> float:
     return float(np.corrcoef(x, y)[0, 1])
 
 
+def spearman(x: Floats, y: Floats) -> float:
+    """Spearman correlation of two (n,) arrays; ties share their mean rank."""
+    return pearson(rankdata(x), rankdata(y))
+
+
 def _chunks(total: int, size: int) -> list[int]:
     return [min(size, total - start) for start in range(0, total, size)]

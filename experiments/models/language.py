@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
+from experiments.models import files
 from experiments.models.packed import PACKED
 from harness.stage import BadInput
 
@@ -188,11 +188,7 @@ def digest(name: str) -> str:
     folder = locate(name)
     if folder.parent.name == "snapshots":  # the hub's own cache names a snapshot by its commit
         return folder.name
-    total = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        with file.open("rb") as stream:
-            total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
+    return files.digest_folder(folder)
 
 
 def describe(name: str) -> Described:

@@ -1,0 +1,73 @@
+"""What only `montecarlo` can doubt about its own result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from experiments.montecarlo.params import MontecarloScore
+from experiments.montecarlo.score import STATUSES
+from harness.stage import Finding, Records, Report
+
+_GAP = 0.1  # of a predicted ICC from that of actual passes
+_NAMED = 5
+
+
+def gate_not_met(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+    """An uncertainty that repeated trials do not agree on measures its own noise."""
+    if report.metrics.get("gate", 2) < STATUSES.index("usable"):
+        values = ", ".join(f"{name} {report.metrics[name]:.3f}" for name in ("spearman", "snr", "icc"))
+        needed = report.metrics.get("passes_predicted")
+        advice = (
+            f"about {needed:.0f} passes are predicted to pass" if needed else "more passes are not predicted to help"
+        )
+        failed = report.metrics["gate"] == STATUSES.index("failed")
+        yield Finding(
+            "fail" if failed else "warn",
+            f"gate_{STATUSES[int(report.metrics['gate'])]}",
+            f"repeated trials do not agree well enough on {params.statistic}: {values}; {advice}",
+        )
+
+
+def reliable_but_not_valid(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+    """Trials may agree perfectly on something that has nothing to do with error."""
+    low = report.metrics.get("auroc_error_low")
+    if report.metrics.get("gate") == STATUSES.index("usable") and low is not None and low <= 0.5:
+        yield Finding(
+            "warn",
+            "reliable_not_valid",
+            f"trials agree on {params.statistic} (ICC {report.metrics['icc']:.3f}), but it does not predict error:"
+            f" AUROC {report.metrics['auroc_error']:.3f}, interval from {low:.3f}; do not use it to reject images",
+        )
+
+
+def prediction_missed(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+    """Spearman-Brown assumes passes that are alike; actual prefixes show whether that holds."""
+    gap = report.metrics.get("prediction_gap")
+    if gap is not None and gap > _GAP:
+        yield Finding(
+            "warn",
+            "prediction_missed",
+            f"the ICC predicted from the fewest passes is off by {gap:.2f} at actual prefixes: choose T by those",
+        )
+
+
+def images_not_plain(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+    """Names the images that could not be read, and says what was done to those that could in part."""
+    broken = records.origin.get("broken", {})
+    if broken:
+        named = "; ".join(f"{name}: {why}" for name, why in list(broken.items())[:_NAMED])
+        more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+        yield Finding("warn", "images_broken", f"{named}{more}")
+    counts = records.origin.get("counts", {})
+    for name, what in (
+        ("animated", "hold more than one frame: only the first was looked at"),
+        ("sixteen_bit", "have 16 bits a channel: the upper eight were looked at"),
+    ):
+        if counts.get(name):
+            yield Finding("info", f"images_{name}", f"{counts[name]} images {what}")
+
+
+def pixels_moved(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+    """Pixels that do not fit where they are fastest cost time, never accuracy."""
+    if why := records.origin.get("pixels_moved"):
+        yield Finding("info", "pixels_moved", why)
