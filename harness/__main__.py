@@ -173,7 +173,7 @@ def _compare(given: argparse.Namespace) -> int:
     runs, _ = listed(options.tags(stage.name))
     table = compare.leaderboard(runs, stage, options)
     shown = table.drop(columns="run_id").head(options.top)
-    print(shown.to_string(index=False, float_format=lambda value: f"{value:.4f}", na_rep="-"))
+    print(shown.to_string(index=False, float_format=_number, na_rep="-"))
     with tracked(stage.name, "comparison", name=f"compare {stage.name}") as tracked_run:
         tracked_run.record_table("leaderboard", table)
         metric = options.metric or stage.metrics[0].name
@@ -255,7 +255,7 @@ def _print_trials(planned: Sweep, trials: list[Trial]) -> None:
     print(f"\n{len(trials)} of {planned.total} trials, {failed} failed{more}")
     for trial in pareto(trials, planned)[:10]:
         values = ", ".join(
-            f"{name} {value:.4f}" for name, value in zip(planned.space.objectives, trial.values or (), strict=True)
+            f"{name} {_number(value)}" for name, value in zip(planned.space.objectives, trial.values or (), strict=True)
         )
         settings = " ".join(f"{name}={value}" for name, value in trial.params.items())
         print(f"  trial {trial.number:<5} {values}  with {settings}")
@@ -267,7 +267,8 @@ def _print_conclusion(conclusion: Conclusion) -> None:
             ends = [
                 conclusion.metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in conclusion.metrics
             ]
-            print(f"  {name:<26} {value:>12.4f}" + ("  [{:.4f}, {:.4f}]".format(*ends) if ends else ""))
+            interval = f"  [{', '.join(map(_number, ends))}]" if ends else ""
+            print(f"  {name:<26} {_number(value):>12}{interval}")
     _print_findings(conclusion.findings)
 
 
@@ -461,14 +462,19 @@ def _print(result: run.Result) -> None:
         if name.endswith(("_low", "_high")):
             continue
         ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
-        interval = "  [{:.4f}, {:.4f}]".format(*ends) if ends else ""
-        print(f"  {name:<22} {value:>12.4f}{interval}")
+        interval = f"  [{', '.join(map(_number, ends))}]" if ends else ""
+        print(f"  {name:<22} {_number(value):>12}{interval}")
     for name, reason in result.report.undefined.items():
         print(f"  {name:<22}    undefined  {reason}")
     parts = sorted(((share, name) for name, share in result.shares.items() if name.startswith("share_")), reverse=True)
     shown = ", ".join(f"{name.removeprefix('share_')} {share:.1%}" for share, name in parts)
     print(f"  of {result.shares['wall_seconds']:.1f} s: {shown}")
     _print_findings(result.findings)
+
+
+def _number(value: float) -> str:
+    """Four decimals, or as many digits where those would say nothing."""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3e}"
 
 
 def _print_findings(findings: list[Finding]) -> None:

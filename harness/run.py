@@ -35,7 +35,7 @@ class RunOptions(Params):
     records: str | None = Field(
         None,
         description="score these records, no model runs: a parquet of save_records, the id of a tracked run, or a file"
-        " of features that the stage can import",
+        " or folder of features that the stage can import",
     )
     save_records: str | None = Field(None, description="write the records to this parquet file")
     report: str | None = Field(None, description="write the whole report to this JSON file")
@@ -222,7 +222,7 @@ def input_digests(plan: Plan) -> dict[str, str]:
 
 
 def _read(stage: Stage[Any, Any], path: Path) -> tuple[Records, dict[str, str]]:
-    if not path.is_file():
+    if not path.exists():
         raise BadInput(f"records = {path}: no such file; a parquet of save_records, or features made elsewhere")
     if path.suffix == ".parquet":
         records = cache.read(path)
@@ -230,9 +230,16 @@ def _read(stage: Stage[Any, Any], path: Path) -> tuple[Records, dict[str, str]]:
         records = stage.read(path)
     else:
         raise BadInput(f"records = {path}: {stage.name} reads parquet files only")
+    return records, records.origin.get("digests") or {"data": _content(path)}
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or over the names and contents of the files in a folder."""
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.is_file())
+        return digest([[file.name, _content(file)] for file in files])
     with path.open("rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
-    return records, records.origin.get("digests") or {"data": content}
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _require_writable(name: str, path: str | None) -> None:

@@ -14,9 +14,10 @@ CAPTION = "a handwritten digit {}"
 SIZE = 32  # pixels of a written image's side; the originals have 8
 _HELD_OUT = 500
 _SEED = 0
+Part = Literal["train", "held_out"]
 
 
-def load(part: Literal["train", "held_out"]) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[int]]:
+def load(part: Part) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[int]]:
     """Images (n, 8, 8), their digits (n,) and their places in scikit-learn's set; the parts share no image."""
     from sklearn.datasets import load_digits
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch.nn import functional
 from tqdm import tqdm
@@ -82,9 +81,10 @@ def measure() -> dict[str, float]:
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}")
     model.eval()
     tokens = open_clip.get_tokenizer(f"local-dir:{FOLDER}")([digits.CAPTION.format(name) for name in digits.NAMES])
-    found = {}
-    for part in ("train", "held_out"):
-        images, labels, _ = digits.load(part)  # type: ignore[arg-type]
+    found: dict[str, float] = {}
+    parts: tuple[digits.Part, ...] = ("train", "held_out")
+    for part in parts:
+        images, labels, _ = digits.load(part)
         pixels = torch.stack([preprocess(digits.enlarge(image).convert("RGB")) for image in images])
         with torch.no_grad():
             image, text, _ = model(pixels, tokens)
@@ -92,9 +92,9 @@ def measure() -> dict[str, float]:
     return found
 
 
-def _tensors(part: str) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels, _ = digits.load(part)  # type: ignore[arg-type]
-    grey: NDArray[np.float32] = np.stack([np.asarray(digits.enlarge(image), np.float32) for image in images]) / 255
+def _tensors(part: digits.Part) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels, _ = digits.load(part)
+    grey = np.stack([np.asarray(digits.enlarge(image)) for image in images]).astype(np.float32) / 255
     return ((torch.from_numpy(grey) - MEAN[0]) / STD[0])[:, None].repeat(1, 3, 1, 1), torch.from_numpy(labels)
 
 

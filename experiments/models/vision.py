@@ -292,8 +292,8 @@ class _Layer(nn.Module):
         self.layer = layer
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        output = self.layer(states, None)
-        return output[0] if isinstance(output, tuple) else output
+        output: torch.Tensor = self.layer(states, None)
+        return output
 
 
 def _folder(name: str, library: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,7 +74,7 @@ def contact_sheet(images: pd.DataFrame, title: str) -> Figure:
     rows = {"most certain": ranked.head(2 * count), "least certain": ranked.iloc[::-1].head(2 * count)}
     figure = Figure(figsize=(1.15 * _COLUMNS, 6.6), layout="constrained")
     figure.suptitle(f"Most and least certain images, {title}")
-    for part, (name, chosen) in zip(figure.subfigures(2, 1), rows.items(), strict=True):
+    for part, (name, chosen) in zip(figure.subfigures(2, 1, squeeze=False)[:, 0], rows.items(), strict=True):
         part.suptitle(name, fontsize=10, color=CERTAIN if name.startswith("most") else UNCERTAIN)
         cells = part.subplots(2, _COLUMNS).ravel()
         for axes in cells:
@@ -84,7 +85,7 @@ def contact_sheet(images: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _caption(row: pd.Series[object]) -> str:
+def _caption(row: pd.Series[Any]) -> str:
     lines = [f"{row['uncertainty']:.2g}"]
     if "predicted_class" in row:
         right = f" not {row['class']}" if row.get("wrong") else ""

@@ -43,9 +43,14 @@ def find(given: str, keep: int | None = None) -> list[Item]:
         raise BadInput(f"images = {given}: no such folder or .txt file; allowed: {_ALLOWED}")
     if not items:
         raise BadInput(f"images = {given}: there is no image ({', '.join(sorted(SUFFIXES))}); allowed: {_ALLOWED}")
-    if keep is not None and keep < len(items):
-        items = [items[i] for i in np.linspace(0, len(items) - 1, keep).round().astype(int)]
-    return items
+    return items if keep is None else evenly(items, keep)
+
+
+def evenly(items: list[Item], count: int) -> list[Item]:
+    """So many of the items, spread over all; all, where there are no more."""
+    if count >= len(items):
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)] if count else []
 
 
 def digest(items: list[Item]) -> str:

@@ -14,7 +14,6 @@ from experiments.models import digits, vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo import images, passes, pixels
 from experiments.montecarlo.compute import Encoder, Job, here, in_workers, load, prepare
-from experiments.montecarlo.images import Item
 from experiments.montecarlo.params import MontecarloInfer
 from experiments.montecarlo.pixels import Pixels, Row
 from experiments.montecarlo.score import ORIGINAL
@@ -34,25 +33,29 @@ def inputs(params: MontecarloInfer) -> dict[str, str]:
 
 def infer(params: MontecarloInfer, context: Context) -> Records:
     """Compute every image in every trial, a batch of images at a time; their trunk once, where sites are late."""
-    wanted = numbers(params.passes)
-    items = images.find(params.images, params.keep)
-    changed = items if params.ablation >= len(items) else evenly(items, params.ablation)
-    with context.clock.warmup():
+    clock, wanted = context.clock, numbers(params.passes)
+    with clock.spending("io"):
+        items = images.find(params.images, params.keep)
+    with clock.warmup():
         model = load(params, context.device)
+    job = Job(params, context.seed, context.device, wanted)
     place = params.pixels if params.workers == 1 else "mmap"  # what several processes can look at
-    with (
-        ExitStack() as stack,
-        pixels.decoded(items, changed, model, place, params.decoders, context.progress) as found,
-    ):
-        job = Job(params, context.seed, context.device, wanted)
-        with context.clock.warmup():
+    with ExitStack() as stack:
+        with clock.spending("preprocessing"):
+            opened = pixels.decoded(
+                items, images.evenly(items, params.ablation), model, place, params.decoders, context.progress
+            )
+            found = stack.enter_context(opened)
+        with clock.spending("model"):
             described, plain = _describe(params, model, found)
+        with clock.warmup():
             encoder = prepare(job, model, found, stack)
-        context.clock.forget_peak()
+        clock.forget_peak()
         _run(params, job, encoder, found, context)
-        counts = {"kept": len(items) - len(found.broken), "errors": len(found.broken), **found.notes}
-        frame = _ordered(context.journal.frame(), found.rows)
+        with clock.spending("io"):
+            frame = _ordered(context.journal.frame(), found.rows)
     frame = _described(frame, described, plain, found.thumbnails)
+    counts = {"kept": len(items) - len(found.broken), "errors": len(found.broken), **found.notes}
     return context.records(
         frame,
         counts,
@@ -72,11 +75,6 @@ def numbers(given: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def evenly(items: Sequence[Item], count: int) -> list[Item]:
-    """So many of the items, spread over all."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)] if count else []
-
-
 def _run(params: MontecarloInfer, job: Job, encoder: Encoder, found: Pixels, context: Context) -> None:
     """Work through what the journal has not got yet, and keep each trial of a batch as it comes."""
     journal, most = context.journal, job.passes[-1]
@@ -89,7 +87,8 @@ def _run(params: MontecarloInfer, job: Job, encoder: Encoder, found: Pixels, con
     with context.progress(total, "dropout", "images x passes") as advance:
         advance(most * len(journal.done))
         for done in computed:
-            journal.keep(done.frame, _units(done.rows, done.trial), {}, done.reading)
+            with context.clock.spending("io"):
+                journal.keep(done.frame, _units(done.rows, done.trial), {}, done.reading)
             advance(most * len(done.rows))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -339,13 +338,13 @@ def _measure_ablation(
     """Blur and downsampling take information away: uncertainty should grow, image by image."""
     before = pd.Series(uncertainty, index=observed.images.index)
     for variant in (BLURRED, DOWNSAMPLED):
-        rows = observed.frame[(observed.frame["variant"] == variant) & (observed.frame["passes"] == passes)]
-        after = rows.groupby("image")[PREFIX + params.statistic].mean()
+        names = set(observed.frame.loc[observed.frame["variant"] == variant, "image"])
 
-        def growth(after: pd.Series[Any] = after, variant: str = variant) -> Floats:
-            if after.empty:
+        def growth(names: set[str] = names, variant: str = variant) -> Floats:
+            if not names:
                 raise Undefined(f"no image was computed with {variant}; ablation says how many are")
-            return (after - before[after.index]).to_numpy(float)
+            after = observed.trials(params.statistic, passes, variant).u.mean(axis=0)
+            return np.asarray(after - before[before.index.isin(names)], dtype=np.float64)
 
         report.measure(f"grows/{variant}", lambda growth=growth: (growth() > 0).mean())  # type: ignore[misc]
         report.measure(f"wilcoxon_p/{variant}", lambda growth=growth: _wilcoxon(growth()))  # type: ignore[misc]

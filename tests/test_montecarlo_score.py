@@ -1,0 +1,354 @@
+"""Reliability and validity of uncertainties: published figures, closed forms, and everything that is not defined."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from scipy.stats import spearmanr
+
+from experiments.montecarlo import MONTECARLO
+from experiments.montecarlo.params import MontecarloScore
+from experiments.montecarlo.score import BLURRED, DOWNSAMPLED, ORIGINAL, STATUSES, Scaling, Trials, gate, spearman_brown
+from harness import hardware, run
+from harness.audit import audit
+from harness.stage import BadInput, Finding, Records, Report, Undefined
+from harness.trial import split
+
+RNG = np.random.default_rng(0)
+
+
+def made(
+    images: int = 60, trials: int = 4, passes: tuple[int, ...] = (4, 16), *, valid: bool = True, labels: bool = True
+) -> pd.DataFrame:
+    """Uncertainties whose noise shrinks with the passes; wrong answers come with the large ones where `valid`."""
+    rng = np.random.default_rng(1)
+    true = rng.gamma(4, 1, images)
+    wrong = (rng.permutation(true) if not valid else true + rng.normal(0, 1, images)) > 5
+    rows = []
+    for count in passes:
+        for trial in range(trials):
+            u = np.abs(true + rng.normal(0, 4 / np.sqrt(count), images)) * 1e-4
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "image": [f"{i}.png" for i in range(images)],
+                        "variant": ORIGINAL,
+                        "trial": trial,
+                        "passes": count,
+                        "u_trace_post": u,
+                        "u_trace_pre": 300 * u,
+                    }
+                )
+            )
+    frame = pd.concat(rows, ignore_index=True)
+    if labels:
+        of = frame["image"].str.removesuffix(".png").astype(int)
+        frame = frame.assign(label=of % 3, wrong=wrong.astype(int)[of], entropy=true[of], margin=np.exp(-true)[of])
+    return frame
+
+
+def score(frame: pd.DataFrame, **settings: Any) -> Report:
+    return MONTECARLO.score(Records(frame, None, {"counts": {}}), MontecarloScore(**settings))
+
+
+def findings(frame: pd.DataFrame, origin: dict[str, Any] | None = None, **settings: Any) -> dict[str, Finding]:
+    params = MontecarloScore(**settings)
+    records = Records(frame, None, origin or {"counts": {}})
+    found = audit(MONTECARLO, records, MONTECARLO.score(records, params), params, replayed=False)
+    return {finding.code: finding for finding in found}
+
+
+# ---- published results ----
+
+
+@pytest.mark.parametrize("passes", [4, 16, 64])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_released_trials_give_the_published_summary(real_data: Path, norm: str, passes: int) -> None:
+    folder = real_data / "montecarlo" / "siglip2_b16"
+    published = json.loads((folder / "exp0_summary.json").read_text())["results"][f"T={passes}"][f"{norm}_norm"]
+    assert MONTECARLO.read is not None
+    report = MONTECARLO.score(MONTECARLO.read(folder), MontecarloScore())
+    cell = f"{norm}_T{passes}"
+    names = {"signal": "signal", "noise": "noise", "snr": "snr", "icc": "icc", "spearman": "pairwise_spearman_median"}
+    names |= {"spearman_q25": "pairwise_spearman_q25", "spearman_q75": "pairwise_spearman_q75"}
+    found = {name: report.metrics[f"{name}/{cell}"] for name in names}
+    assert found == pytest.approx({ours: published[theirs] for ours, theirs in names.items()}, rel=1e-6, abs=0)
+    assert STATUSES[int(report.metrics[f"gate/{cell}"])] == published["status"]
+
+
+def test_released_files_are_scored_through_the_same_door_as_any_records(real_data: Path) -> None:
+    folder = real_data / "montecarlo" / "siglip2_b16"
+
+    def figures(records: Path, **more: str) -> dict[str, float]:
+        plan = run.resolve(MONTECARLO, {"records": str(records)} | more, hardware.load_profiles())
+        return run.execute(plan, lambda *_: None).report.metrics  # type: ignore[arg-type, return-value]
+
+    alone = figures(folder / "exp0_trials_T16.npz", statistic="trace_pre")
+    together = figures(folder, statistic="trace_pre", judged_passes="16")
+    assert {name: alone[name] for name in ("icc", "snr", "spearman", "gate")} == {
+        name: together[name] for name in ("icc", "snr", "spearman", "gate")
+    }
+    assert alone["gate"] == STATUSES.index("marginal")
+    # Four passes predict what sixteen and 64 then show: the gate is passed somewhere between these.
+    assert (together["passes_predicted"], together["passes_seen"]) == (18, 64)
+    assert together["prediction_gap"] < 0.02
+
+
+# ---- formulas against independent ones ----
+
+UNCERTAINTIES = arrays(
+    np.float64, st.tuples(st.integers(2, 6), st.integers(2, 12)), elements=st.floats(0, 100).map(lambda x: round(x, 3))
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(UNCERTAINTIES)
+def test_icc_is_that_of_a_one_way_analysis_of_variance(u: np.ndarray[Any, Any]) -> None:
+    k, n = u.shape
+    within = sum((u[:, i] - u[:, i].mean()) @ (u[:, i] - u[:, i].mean()) for i in range(n)) / (n * (k - 1))
+    between = k * sum((u[:, i].mean() - u.mean()) ** 2 for i in range(n)) / (n - 1)
+    if between + (k - 1) * within < 1e-9:
+        return
+    assert Trials(u).icc == pytest.approx((between - within) / (between + (k - 1) * within), abs=1e-9)
+    if within > 1e-9:
+        assert Trials(u).snr == pytest.approx(between / k / within, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(UNCERTAINTIES)
+def test_agreement_is_the_median_rank_correlation_of_every_pair_of_trials(u: np.ndarray[Any, Any]) -> None:
+    if (np.ptp(u, axis=1) == 0).any():
+        with pytest.raises(Undefined, match="equally uncertain"):
+            _ = Trials(u).spearmans
+        return
+    pairs = [spearmanr(u[i], u[j]).statistic for i in range(len(u)) for j in range(i + 1, len(u))]
+    assert Trials(u).spearman == pytest.approx(np.median(pairs), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spearman", "snr", "icc", "status"),
+    [
+        (0.8, 2.0, 0.75, "usable"),
+        (0.79, 9.0, 0.9, "marginal"),
+        (0.9, 1.9, 0.9, "marginal"),
+        (0.9, 9.0, 0.74, "marginal"),
+        (0.59, 9.0, 0.9, "failed"),
+        (0.9, 0.9, 0.9, "failed"),
+        (0.6, 1.0, 0.1, "marginal"),
+    ],
+)
+def test_the_gate_has_the_published_thresholds(spearman: float, snr: float, icc: float, status: str) -> None:
+    assert gate(spearman, snr, icc) == status
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.1, 50), st.floats(0.1, 50))
+def test_spearman_brown_applied_twice_is_applied_once_with_the_product(r: float, first: float, second: float) -> None:
+    assert spearman_brown(spearman_brown(r, first), second) == pytest.approx(spearman_brown(r, first * second))
+
+
+def test_the_smallest_number_of_passes_passes_the_gate_and_one_less_does_not() -> None:
+    scaling = Scaling(Trials(np.abs(RNG.gamma(2, 1, 200) + RNG.normal(0, 1.5, (5, 200)))), 4)
+    found = scaling.smallest_usable()
+    assert gate(**scaling.at(found)) == "usable" != gate(**scaling.at(found - 1))
+    assert scaling.at(4)["icc"] == pytest.approx(scaling.trials.icc)
+    assert scaling.at(4)["snr"] == pytest.approx(scaling.trials.snr)
+
+
+def test_the_interval_of_the_icc_holds_it_and_narrows_with_more_images() -> None:
+    few, many = (score(made(images=count)).metrics for count in (30, 300))
+    for metrics in (few, many):
+        assert metrics["icc_low"] < metrics["icc"] < metrics["icc_high"]
+    assert many["icc_high"] - many["icc_low"] < few["icc_high"] - few["icc_low"]
+
+
+# ---- what a report holds ----
+
+
+def test_every_figure_is_a_declared_metric_and_defined_or_not_but_never_both() -> None:
+    frame = made()
+    for report in (score(frame), score(made(labels=False))):
+        declared = {metric.name for metric in MONTECARLO.metrics}
+        named = {name.partition("/")[0] for name in {*report.metrics, *report.undefined}}
+        assert {name for name in named if not name.endswith(("_low", "_high"))} == declared
+        assert not report.metrics.keys() & report.undefined.keys()
+
+
+def test_without_labels_validity_is_undefined_and_reliability_is_not() -> None:
+    report = score(made(labels=False))
+    assert report.undefined["auroc_error"] == report.undefined["accuracy"] == "the images have no labels"
+    assert "softmax" in report.undefined["spearman_entropy"]
+    assert report.metrics["icc"] > 0.5
+
+
+def test_an_encoder_without_an_error_has_no_auroc_but_an_accuracy() -> None:
+    report = score(made().assign(wrong=0))
+    assert "all 60 labels are 0" in report.undefined["auroc_error"]
+    assert report.metrics["accuracy"] == 1
+
+
+def test_trials_that_agree_to_the_last_bit_have_no_signal_to_noise_ratio() -> None:
+    frame = made()
+    frame["u_trace_post"] = frame.groupby("image")["u_trace_post"].transform("first")
+    report = score(frame)
+    assert "no noise" in report.undefined["snr"]
+    assert report.metrics["icc"] == 1
+
+
+def test_images_that_are_all_alike_define_nothing() -> None:
+    report = score(made().assign(u_trace_post=1.0))
+    assert {"icc", "snr", "spearman", "gate", "passes_predicted"} <= report.undefined.keys()
+    assert not [name for name, value in report.metrics.items() if np.isnan(value)]
+
+
+def test_more_of_what_is_noise_is_not_predicted_to_help() -> None:
+    frame = made()
+    frame["u_trace_post"] = np.random.default_rng(3).random(len(frame))
+    assert "passes_predicted" in score(frame).undefined
+
+
+def test_validity_asks_whether_the_wrong_answers_are_the_uncertain_ones() -> None:
+    valid, not_valid = score(made(images=200)).metrics, score(made(images=200, valid=False)).metrics
+    assert valid["auroc_error"] > 0.8 > 0.6 > not_valid["auroc_error"]
+    assert valid["auroc_error"] > valid["auroc_error_one_trial"] > 0.5  # the mean of trials is better than one
+    assert valid["spearman_entropy"] == pytest.approx(valid["spearman_margin"])  # one is a function of the other here
+
+
+def test_ablation_counts_the_images_that_grow_less_certain() -> None:
+    frame = made(images=40)
+    some = frame[frame["image"].isin([f"{i}.png" for i in range(20)])]
+    shrunk = some["image"].isin([f"{i}.png" for i in range(5)])
+    blur = some.assign(variant=BLURRED, u_trace_post=some["u_trace_post"] * np.where(shrunk, 0.5, 2.0))
+    same = some.assign(variant=DOWNSAMPLED)
+    report = score(pd.concat([frame, blur, same], ignore_index=True))
+    assert report.metrics["grows/blur"] == 0.75
+    assert report.metrics["wilcoxon_p/blur"] < 0.05
+    assert report.metrics["grows/downsample"] == 0
+    assert report.undefined["wilcoxon_p/downsample"] == "no uncertainty has changed"
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    frame = made()
+    shuffled = frame.sample(frac=1, random_state=0)
+    ours, theirs = score(frame).metrics, score(shuffled).metrics
+    resampled = {name for name in ours if name.endswith(("_low", "_high"))}  # drawn by an image's place
+    assert theirs.keys() == ours.keys()
+    for name in ours.keys() - resampled:
+        assert theirs[name] == pytest.approx(ours[name], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"judged_passes": 128}, "judged_passes = 128: the records hold 4, 16"),
+        ({"statistic": "largest"}, "statistic = largest: the records hold trace_post, trace_pre"),
+    ],
+)
+def test_what_the_records_do_not_hold_is_named_with_what_they_do(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        score(made(), **settings)
+
+
+def test_one_trial_cannot_agree_with_itself() -> None:
+    with pytest.raises(BadInput, match="hold 1 trials, or not every image in each"):
+        score(made(trials=1))
+
+
+# ---- findings ----
+
+
+def test_reliable_but_not_valid_is_a_finding() -> None:
+    found = findings(made(passes=(4, 400), valid=False))
+    assert "does not predict error" in found["reliable_not_valid"].message
+    assert "reliable_not_valid" not in findings(made(passes=(4, 400)))
+
+
+def test_a_gate_that_is_not_met_is_a_finding_with_what_to_do() -> None:
+    frame = made(passes=(4,))
+    frame["u_trace_post"] += np.random.default_rng(5).normal(0, 4e-4, len(frame))
+    found = findings(frame)
+    assert found["gate_failed"].level == "fail"
+    assert "passes" in found["gate_failed"].message
+    assert not findings(made(passes=(400,))).keys() & {"gate_marginal", "gate_failed"}
+
+
+def test_the_softmax_of_one_plain_pass_is_the_baseline() -> None:
+    assert "auroc_entropy" in findings(made().assign(entropy=lambda frame: frame["wrong"]))["trivial_baseline"].message
+
+
+def test_broken_images_are_named() -> None:
+    found = findings(made(), {"counts": {"kept": 60, "errors": 1, "animated": 2}, "broken": {"a.png": "truncated"}})
+    assert "a.png: truncated" in found["images_broken"].message
+    assert found["inputs_errors"].level == "warn"
+    assert "2 images" in found["images_animated"].message
+
+
+def test_a_variance_below_zero_is_out_of_range() -> None:
+    frame = made()
+    frame.loc[0, "u_trace_post"] = -1.0
+    assert findings(frame)["feature_out_of_range"].level == "fail"
+
+
+# ---- holdout, figures, released files ----
+
+
+def test_a_split_parts_no_image_and_spreads_the_errors() -> None:
+    records = Records(made(), None, {"counts": {}})
+    plan = run.resolve(MONTECARLO, {}, hardware.load_profiles())
+    seen, held = split(plan, records, 0.3)
+    assert held is not None
+    assert not set(seen.frame["image"]) & set(held.frame["image"])
+    rates = [each.frame.drop_duplicates("image")["wrong"].mean() for each in (seen, held)]
+    assert rates[0] == pytest.approx(rates[1], abs=0.05)
+    assert MONTECARLO.held_out(seen, held, MontecarloScore()).metrics == score(held.frame).metrics
+
+
+def test_figures_are_drawn_without_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    frame = made(images=7).assign(thumbnail=stream.getvalue(), predicted_class="a", **{"class": "b"})
+    figures = score(frame).figures
+    assert figures.keys() == {"scaling", "trials", "images", "error_rate"}
+    for draw in figures.values():
+        image = io.BytesIO()
+        draw().savefig(image, format="png", dpi=30)
+        assert image.getvalue().startswith(b"\x89PNG")
+
+
+def save(path: Path, shape: tuple[int, ...] = (3, 5), **more: Any) -> Path:
+    np.savez(path, **{"trial_pre": RNG.random(shape), "trial_post": RNG.random(shape)} | more)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda folder: save(folder / "a_T4.npz", trial_pre=RNG.random(5)), "trace_pre has shape"),
+        (lambda folder: save(folder / "a.npz"), "the name does not tell the number of passes"),
+        (lambda folder: save(folder / "a_T4.npz", (1, 5)), "it holds 1 trial; at least 2"),
+        (lambda folder: [save(folder / "a_T4.npz"), save(folder / "a_T8.npz", (3, 6))], "not of the same trials"),
+        (lambda folder: [save(folder / "a_T4.npz"), save(folder / "b_T4.npz")], "two files have the same number"),
+        (lambda folder: (folder / "a_T4.npz").write_bytes(b"torn"), "cannot be read"),
+        (lambda folder: None, "no .npz in the folder"),
+    ],
+    ids=["shape", "name", "one trial", "shapes", "twice", "torn", "none"],
+)
+def test_a_released_file_that_is_not_one_is_named_in_one_line(tmp_path: Path, build: Any, said: str) -> None:
+    build(tmp_path)
+    assert MONTECARLO.read is not None
+    with pytest.raises(BadInput, match=said) as caught:
+        MONTECARLO.read(tmp_path)
+    assert "\n" not in str(caught.value)
