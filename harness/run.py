@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from harness import cache, hardware
 from harness.audit import audit, verdict
 from harness.measure import Clock
-from harness.stage import BadInput, Context, Finding, Params, Progress, Records, Report, Stage
+from harness.stage import BadInput, Context, Finding, Params, Progress, Records, Report, Stage, rule
 
 P = TypeVar("P", bound=Params)
 
@@ -282,9 +282,9 @@ def validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], 
     except ValidationError as error:
         faults = error.errors(include_url=False)
         name = str(faults[0]["loc"][0])
-        rules = [fault["msg"].removeprefix("Input should be ") for fault in faults if fault["loc"][0] == name]
-        rule = f"must be {' or '.join(rules)}"  # a field may allow a word or a number: each has its own fault
-        raise BadInput(f"{stage.name}: {name} = {values[name]} ({origins[name]}): {rule}") from error
+        rules = [rule(fault["msg"]) for fault in faults if fault["loc"][0] == name]
+        allowed = f"must be {' or '.join(rules)}"  # a field may allow a word or a number: each has its own fault
+        raise BadInput(f"{stage.name}: {name} = {values[name]} ({origins[name]}): {allowed}") from error
 
 
 def _surroundings(plan: Plan) -> dict[str, str]:

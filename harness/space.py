@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from harness.measure import Cost
-from harness.stage import BadInput, Params, Stage
+from harness.stage import BadInput, Params, Stage, rule
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid", "nsga2")
@@ -263,9 +263,7 @@ class _Reader:
         try:
             self._models[name].model_validate({name: value})
         except ValidationError as error:
-            rules = [
-                fault["msg"].removeprefix("Input should be ") for fault in error.errors() if fault["loc"][:1] == (name,)
-            ]
+            rules = [rule(fault["msg"]) for fault in error.errors() if fault["loc"][:1] == (name,)]
             self.fail(place, f"{name} = {value}: must be {' or '.join(rules)}")
 
     def objectives(self, content: Any) -> dict[str, str]:

@@ -41,6 +41,11 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+def rule(message: str) -> str:
+    """What pydantic's message says of a value, as a clause that follows "must be"."""
+    return message.removeprefix("Input should be ").replace("String should match pattern", "text that matches", 1)
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a number in a Report means; `chance` is what guessing reaches.
