@@ -25,8 +25,11 @@ from harness.stage import BadInput, Context, Finding, Params, Progress, Records,
 
 P = TypeVar("P", bound=Params)
 
-_PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "pandas", "scipy", "bitsandbytes", "mlflow")
-_CACHE_PACKAGES = ("torch", "transformers", "bitsandbytes")
+_PACKAGES = (
+    "torch", "transformers", "open_clip_torch", "timm", "pillow", "scikit-learn", "numpy", "pandas", "scipy", "bitsandbytes",
+    "mlflow",
+)  # fmt: skip
+_CACHE_PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "pillow", "bitsandbytes")
 
 
 class RunOptions(Params):

@@ -19,8 +19,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from experiments.montecarlo import MONTECARLO
-from experiments.montecarlo.params import MontecarloScore
-from experiments.montecarlo.score import BLURRED, DOWNSAMPLED, ORIGINAL, STATUSES, Scaling, Trials, gate, spearman_brown
+from experiments.montecarlo.params import BLURRED, DOWNSAMPLED, ORIGINAL, MontecarloScore
+from experiments.montecarlo.score import STATUSES, Scaling, Trials, gate, spearman_brown
 from harness import hardware, run
 from harness.audit import audit
 from harness.stage import BadInput, Finding, Records, Report, Undefined

@@ -14,9 +14,8 @@ from experiments.models import digits, vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo import images, passes, pixels
 from experiments.montecarlo.compute import Encoder, Job, here, in_workers, load, prepare
-from experiments.montecarlo.params import MontecarloInfer
+from experiments.montecarlo.params import ORIGINAL, MontecarloInfer
 from experiments.montecarlo.pixels import Pixels, Row
-from experiments.montecarlo.score import ORIGINAL
 from harness.stage import BadInput, Context, Records
 
 _CAPTION = "a photo of a {}"

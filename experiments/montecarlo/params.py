@@ -6,6 +6,8 @@ from pydantic import Field
 
 from harness.stage import Params
 
+PREFIX = "u_"  # of the columns that hold a statistic of the passes
+ORIGINAL, BLURRED, DOWNSAMPLED = "original", "blur", "downsample"  # what is in the column `variant`
 PASSES = r"^\d+(,\d+)*$"
 Statistic = Literal[
     "trace_post", "trace_pre", "trace_weighted", "largest", "norm_variance", "angular_variance", "cosine_deviation"

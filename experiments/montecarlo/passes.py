@@ -10,7 +10,7 @@ import torch
 
 from experiments.models.vision import VisionModel
 from experiments.montecarlo.dropout import Dropout
-from experiments.montecarlo.score import PREFIX
+from experiments.montecarlo.params import PREFIX
 
 
 @dataclass

@@ -18,7 +18,7 @@ from PIL import Image
 from experiments.models.vision import VisionModel
 from experiments.montecarlo import images
 from experiments.montecarlo.images import Item
-from experiments.montecarlo.score import BLURRED, DOWNSAMPLED, ORIGINAL
+from experiments.montecarlo.params import BLURRED, DOWNSAMPLED, ORIGINAL
 from harness.stage import BadInput, Progress
 
 _SHARE = 0.5  # of free memory, what pixels may take

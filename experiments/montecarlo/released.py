@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.montecarlo.score import ORIGINAL, PREFIX
+from experiments.montecarlo.params import ORIGINAL, PREFIX
 from experiments.statistics import Floats
 from harness.stage import BadInput, Records
 

@@ -12,12 +12,10 @@ from sklearn.metrics import accuracy_score
 
 from experiments import statistics
 from experiments.montecarlo import figures
-from experiments.montecarlo.params import MontecarloScore
+from experiments.montecarlo.params import BLURRED, DOWNSAMPLED, ORIGINAL, PREFIX, MontecarloScore
 from experiments.statistics import Floats, Ints
 from harness.stage import BadInput, Records, Report, Undefined
 
-PREFIX = "u_"  # of the columns that hold a statistic of the passes
-ORIGINAL, BLURRED, DOWNSAMPLED = "original", "blur", "downsample"
 STATUSES = ("failed", "marginal", "usable")
 USABLE = {"spearman": 0.8, "snr": 2.0, "icc": 0.75}  # all of them are needed
 FAILED = {"spearman": 0.6, "snr": 1.0}  # below any of them
