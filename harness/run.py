@@ -26,8 +26,8 @@ from harness.stage import BadInput, Context, Finding, Params, Progress, Records,
 P = TypeVar("P", bound=Params)
 
 _PACKAGES = (
-    "torch", "transformers", "open_clip_torch", "timm", "pillow", "scikit-learn", "numpy", "pandas", "scipy", "bitsandbytes",
-    "mlflow",
+    "torch", "transformers", "open_clip_torch", "timm", "pillow", "scikit-learn", "numpy", "pandas", "scipy",
+    "bitsandbytes", "mlflow",
 )  # fmt: skip
 _CACHE_PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "pillow", "bitsandbytes")
 

@@ -279,8 +279,8 @@ def test_a_gate_that_is_not_met_is_a_finding_with_what_to_do() -> None:
     frame["u_trace_post"] += np.random.default_rng(5).normal(0, 4e-4, len(frame))
     found = findings(frame)
     assert found["gate_failed"].level == "fail"
-    assert "passes" in found["gate_failed"].message
-    assert not findings(made(passes=(400,))).keys() & {"gate_marginal", "gate_failed"}
+    assert "predicted to pass the gate" in found["passes_needed"].message
+    assert not findings(made(passes=(400,))).keys() & {"gate_marginal", "gate_failed", "passes_needed"}
 
 
 def test_the_softmax_of_one_plain_pass_is_the_baseline() -> None:

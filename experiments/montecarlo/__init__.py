@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.montecarlo import audits
+from experiments.montecarlo import audits, remedies
 from experiments.montecarlo.params import MontecarloInfer, MontecarloScore
-from experiments.montecarlo.score import held_out, score
+from experiments.montecarlo.score import FAILED, USABLE, held_out, score
 from harness.stage import Context, Metric, Progress, Records, Stage
 
 
@@ -57,11 +57,27 @@ def _feature_ranges(records: Records) -> dict[str, tuple[float, float]]:
 
 
 METRICS = (
-    Metric("icc", "", "maximize", "ICC(1) of the uncertainty over trials at the T judged", chance=0.0),
-    Metric("snr", "", "maximize", "variance between images over variance between trials"),
+    Metric(
+        "icc", "", "maximize", "ICC(1) of the uncertainty over trials at the T judged", chance=0.0, usable=USABLE["icc"]
+    ),
+    Metric(
+        "snr",
+        "",
+        "maximize",
+        "variance between images over variance between trials",
+        usable=USABLE["snr"],
+        failed=FAILED["snr"],
+    ),
     Metric("signal", "", "none", "variance over images of the mean over trials"),
     Metric("noise", "", "none", "mean over images of the variance over trials"),
-    Metric("spearman", "", "maximize", "median rank correlation of two trials"),
+    Metric(
+        "spearman",
+        "",
+        "maximize",
+        "median rank correlation of two trials",
+        usable=USABLE["spearman"],
+        failed=FAILED["spearman"],
+    ),
     Metric("spearman_q25", "", "maximize", "lower quartile of the rank correlations"),
     Metric("spearman_q75", "", "maximize", "upper quartile of the rank correlations"),
     Metric("gate", "", "maximize", "0 failed, 1 marginal, 2 usable"),
@@ -90,9 +106,10 @@ MONTECARLO = Stage(
     metrics=METRICS,
     feature_ranges=_feature_ranges,
     audits=(
-        audits.gate_not_met,
+        audits.more_passes,
         audits.reliable_but_not_valid,
         audits.prediction_missed,
+        audits.lower_precision,
         audits.images_not_plain,
         audits.pixels_moved,
     ),
@@ -100,4 +117,5 @@ MONTECARLO = Stage(
     bench=_bench,
     strata=_strata,
     held_out=held_out,
+    remedies=remedies.after,
 )

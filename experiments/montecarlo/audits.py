@@ -6,32 +6,26 @@ from collections.abc import Iterator
 
 from experiments.montecarlo.params import MontecarloScore
 from experiments.montecarlo.score import STATUSES
-from harness.stage import Finding, Records, Report
+from harness.stage import Finding, Level, Records, Report
 
 _GAP = 0.1  # of a predicted ICC from that of actual passes
 _NAMED = 5
+_MOVED = 0.05  # of an uncertainty, by a precision
+_USABLE = STATUSES.index("usable")
 
 
-def gate_not_met(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
-    """An uncertainty that repeated trials do not agree on measures its own noise."""
-    if report.metrics.get("gate", 2) < STATUSES.index("usable"):
-        values = ", ".join(f"{name} {report.metrics[name]:.3f}" for name in ("spearman", "snr", "icc"))
-        needed = report.metrics.get("passes_predicted")
-        advice = (
-            f"about {needed:.0f} passes are predicted to pass" if needed else "more passes are not predicted to help"
-        )
-        failed = report.metrics["gate"] == STATUSES.index("failed")
-        yield Finding(
-            "fail" if failed else "warn",
-            f"gate_{STATUSES[int(report.metrics['gate'])]}",
-            f"repeated trials do not agree well enough on {params.statistic}: {values}; {advice}",
-        )
+def more_passes(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+    """Below the gate: whether more passes would help, and how many."""
+    if report.metrics.get("gate", _USABLE) < _USABLE:
+        predicted = report.metrics.get("passes_predicted")
+        advice = f"about {predicted:.0f} passes are" if predicted else "no number of passes is"
+        yield Finding("info", "passes_needed", f"{advice} predicted to pass the gate with {params.statistic}")
 
 
 def reliable_but_not_valid(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
     """Trials may agree perfectly on something that has nothing to do with error."""
     low = report.metrics.get("auroc_error_low")
-    if report.metrics.get("gate") == STATUSES.index("usable") and low is not None and low <= 0.5:
+    if report.metrics.get("gate") == _USABLE and low is not None and low <= 0.5:
         yield Finding(
             "warn",
             "reliable_not_valid",
@@ -48,6 +42,21 @@ def prediction_missed(records: Records, report: Report, params: MontecarloScore)
             "warn",
             "prediction_missed",
             f"the ICC predicted from the fewest passes is off by {gap:.2f} at actual prefixes: choose T by those",
+        )
+
+
+def lower_precision(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+    """What a precision below fp32 did to the few images looked at: its rounding adds a variance of its own."""
+    checked = records.origin.get("checked")
+    if checked:
+        precision = records.origin.get("infer", {}).get("precision")
+        level: Level = "warn" if max(checked["trace_pre"], checked["trace_post"]) > _MOVED else "info"
+        yield Finding(
+            level,
+            "precision_changes_uncertainty",
+            f"with the masks of fp32, {precision} moves trace_pre by {checked['trace_pre']:.1%} and trace_post"
+            f" by {checked['trace_post']:.1%} (median of {checked['images']} images, T = {checked['passes']})"
+            + ("; compare the ICC with that of precision=fp32" if level == "warn" else ""),
         )
 
 

@@ -113,7 +113,7 @@ def _ours(model: VisionModel, dropout: Dropout, items: list[Item], size: int) ->
             for first in range(0, len(found.rows), size):
                 rows = found.rows[first : first + size]
                 keys = [key(row.item.name) for row in rows]
-                batch = passes.begin(model, dropout.depth, found.batch(rows, model.device), keys)
+                batch = passes.begin(model, dropout.depth, found.batch(rows, model), keys)
                 for trial in range(TRIALS):
                     for _ in passes.run(model, dropout, dropout.depth, batch, trial, [PASSES]):
                         pass

@@ -66,7 +66,7 @@ class Encoder:
             frames = []
             with clock.batch(samples=len(rows) * job.passes[-1], tokens=0):
                 begun = begun or passes.begin(
-                    self.model, depth, pixels.batch(rows, self.model.device), [key(row.item.name) for row in rows]
+                    self.model, depth, pixels.batch(rows, self.model), [key(row.item.name) for row in rows]
                 )
                 for number, frame in passes.run(self.model, self.dropout, depth, begun, trial, job.passes):
                     names = {"image": [row.item.name for row in rows], "variant": [row.variant for row in rows]}
@@ -89,7 +89,7 @@ def load(params: MontecarloInfer, device: str) -> VisionModel:
 def prepare(job: Job, model: VisionModel, pixels: Pixels, stack: ExitStack) -> Encoder:
     """Hook dropout in until the stack is left, try its sites out, and compile where that is asked for."""
     pair = [pixels.rows[0], pixels.rows[min(1, len(pixels.rows) - 1)]]
-    tried = pixels.batch(pair, model.device)
+    tried = pixels.batch(pair, model)
     dropout = stack.enter_context(attached(model, job.params.sites, job.params.dropout, job.seed, tried))
     if job.params.compile:
         for block in model.blocks:

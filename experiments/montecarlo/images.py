@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -21,6 +21,9 @@ _DOWNSAMPLE = 8
 _THUMBNAIL = 64  # pixels of its longer side
 # What Pillow raises at files that are damaged, or are no images at all.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def find(given: str, keep: int | None = None) -> list[Item]:
     return items if keep is None else evenly(items, keep)
 
 
-def evenly(items: list[Item], count: int) -> list[Item]:
+def evenly(items: list[T], count: int) -> list[T]:
     """So many of the items, spread over all; all, where there are no more."""
     if count >= len(items):
         return items

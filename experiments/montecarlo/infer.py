@@ -13,6 +13,7 @@ import torch
 from experiments.models import digits, vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo import images, passes, pixels
+from experiments.montecarlo.check import check
 from experiments.montecarlo.compute import Encoder, Job, here, in_workers, load, prepare
 from experiments.montecarlo.params import ORIGINAL, MontecarloInfer
 from experiments.montecarlo.pixels import Pixels, Row
@@ -53,6 +54,8 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         _run(params, job, encoder, found, context)
         with clock.spending("io"):
             frame = _ordered(context.journal.frame(), found.rows)
+        with clock.warmup():
+            checked = check(job, found, frame) if params.precision != "fp32" and params.precision_check else {}
     frame = _described(frame, described, plain, found.thumbnails)
     counts = {"kept": len(items) - len(found.broken), "errors": len(found.broken), **found.notes}
     return context.records(
@@ -63,6 +66,7 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         blocks_before_sites=encoder.depth,
         broken=found.broken,
         pixels_moved=found.moved,
+        checked=checked,
     )
 
 
@@ -119,7 +123,7 @@ def _describe(
     plain = []
     with torch.inference_mode(), model.computing():
         for start in range(0, len(rows), params.batch_images):
-            batch = found.batch(rows[start : start + params.batch_images], model.device)
+            batch = found.batch(rows[start : start + params.batch_images], model)
             plain.append(passes.in_fp64(model(batch)).cpu())
     embeddings = torch.cat(plain)
     names = [row.item.name for row in rows]

@@ -50,6 +50,9 @@ class MontecarloInfer(Params):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="below fp32: autocast; statistics are accumulated in fp64 always"
     )
+    precision_check: int = Field(
+        8, ge=0, le=1000, description="below fp32: images computed again in fp32, to say what the precision changes"
+    )
     compile: bool = Field(False, description="compile the encoder's blocks (needs a C++ compiler)")
     pixels: Literal["auto", "device", "pinned", "mmap"] = Field(
         "auto", description="where pixels stay: auto is the device, else pinned memory (CUDA), else a file"

@@ -52,9 +52,9 @@ class Pixels:
         flat = torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype)
         return cls(flat.view(shape), None, Path(file), rows)
 
-    def batch(self, rows: Sequence[Row], device: torch.device) -> torch.Tensor:
-        """Pixels of some rows on the device."""
-        return self.tensor[[row.place for row in rows]].to(device, non_blocking=True)
+    def batch(self, rows: Sequence[Row], model: VisionModel) -> torch.Tensor:
+        """Pixels of some rows, where the model is and in its precision."""
+        return self.tensor[[row.place for row in rows]].to(model.device, model.dtype, non_blocking=True)
 
 
 @contextmanager
