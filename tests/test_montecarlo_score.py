@@ -236,6 +236,9 @@ def test_ablation_counts_the_images_that_grow_less_certain() -> None:
     assert report.metrics["wilcoxon_p/blur"] < 0.05
     assert report.metrics["grows/downsample"] == 0
     assert report.undefined["wilcoxon_p/downsample"] == "no uncertainty has changed"
+    sharper = some.assign(variant=BLURRED, u_trace_post=some["u_trace_post"] / 2)
+    assert "ablation_not_seen" in findings(pd.concat([frame, sharper], ignore_index=True))
+    assert "ablation_not_seen" not in findings(pd.concat([frame, blur], ignore_index=True))
 
 
 def test_the_order_of_rows_changes_nothing() -> None:

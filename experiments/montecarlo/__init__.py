@@ -108,6 +108,7 @@ MONTECARLO = Stage(
     audits=(
         audits.more_passes,
         audits.reliable_but_not_valid,
+        audits.blind_to_blur,
         audits.prediction_missed,
         audits.lower_precision,
         audits.images_not_plain,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.montecarlo.params import MontecarloScore
+from experiments.montecarlo.params import BLURRED, DOWNSAMPLED, MontecarloScore
 from experiments.montecarlo.score import STATUSES
 from harness.stage import Finding, Level, Records, Report
 
 _GAP = 0.1  # of a predicted ICC from that of actual passes
 _NAMED = 5
+_CHANCE = 0.05  # p below which a growth is none of chance
 _MOVED = 0.05  # of an uncertainty, by a precision
 _USABLE = STATUSES.index("usable")
 
@@ -32,6 +33,19 @@ def reliable_but_not_valid(records: Records, report: Report, params: MontecarloS
             f"trials agree on {params.statistic} (ICC {report.metrics['icc']:.3f}), but it does not predict error:"
             f" AUROC {report.metrics['auroc_error']:.3f}, interval from {low:.3f}; do not use it to reject images",
         )
+
+
+def blind_to_blur(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+    """An uncertainty about what an image shows should grow when the image shows less."""
+    for variant in (BLURRED, DOWNSAMPLED):
+        grows, p = report.metrics.get(f"grows/{variant}"), report.metrics.get(f"wilcoxon_p/{variant}")
+        if grows is not None and p is not None and p > _CHANCE:
+            yield Finding(
+                "warn",
+                "ablation_not_seen",
+                f"{params.statistic} grows for {grows:.0%} of images under {variant}, which chance gives (p {p:.2g});"
+                " it does not follow how much of an image can be seen",
+            )
 
 
 def prediction_missed(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
