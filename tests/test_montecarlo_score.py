@@ -306,14 +306,16 @@ def test_a_variance_below_zero_is_out_of_range() -> None:
 # ---- holdout, figures, released files ----
 
 
-def test_a_split_parts_no_image_and_spreads_the_errors() -> None:
+def test_a_split_parts_no_image_spreads_the_classes_and_does_not_follow_the_answers() -> None:
     records = Records(made(), None, {"counts": {}})
     plan = run.resolve(MONTECARLO, {}, hardware.load_profiles())
     seen, held = split(plan, records, 0.3)
     assert held is not None
     assert not set(seen.frame["image"]) & set(held.frame["image"])
-    rates = [each.frame.drop_duplicates("image")["wrong"].mean() for each in (seen, held)]
-    assert rates[0] == pytest.approx(rates[1], abs=0.05)
+    assert held.frame.drop_duplicates("image")["label"].value_counts().to_dict() == {0: 6, 1: 6, 2: 6}
+    others = split(plan, Records(made().assign(wrong=1), None, {"counts": {}}), 0.3)[1]
+    assert others is not None
+    assert set(others.frame["image"]) == set(held.frame["image"])
     assert MONTECARLO.held_out(seen, held, MontecarloScore()).metrics == score(held.frame).metrics
 
 

@@ -40,8 +40,11 @@ def _bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.Dat
 
 
 def _strata(frame: pd.DataFrame) -> tuple[pd.Series[Any], pd.Series[int]]:
-    """All that is computed of an image stays together; a split spreads wrong answers evenly, where they are known."""
-    return frame["image"], frame["wrong"] if "wrong" in frame else pd.Series(0, index=frame.index)
+    """All that is computed of an image stays together; a split spreads its classes evenly, where they are known.
+
+    Not its errors: they depend on the precision, and a holdout must be the same whatever is searched.
+    """
+    return frame["image"], frame["label"] if "label" in frame else pd.Series(0, index=frame.index)
 
 
 def _feature_ranges(records: Records) -> dict[str, tuple[float, float]]:
