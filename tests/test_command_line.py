@@ -420,3 +420,11 @@ def test_ctrl_c_marks_the_run_killed(store: str) -> None:
     assert err.startswith("rigsweep: interrupted; the run is marked KILLED; the same command goes on where it stopped")
     assert newest_run(store).info.status == "KILLED"
     assert newest_run(store).data.tags["error"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.5, "0.5000"), (0.0, "0.0000"), (-0.25, "-0.2500"), (4.13e-11, "4.130e-11"), (1e6, "1000000.0000")],
+)
+def test_a_small_number_is_shown_by_its_digits_and_not_as_zero(value: float, shown: str) -> None:
+    assert command_line._number(value) == shown

@@ -357,3 +357,15 @@ def test_a_released_file_that_is_not_one_is_named_in_one_line(tmp_path: Path, bu
     with pytest.raises(BadInput, match=said) as caught:
         MONTECARLO.read(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_records_is_known_by_its_contents(tmp_path: Path) -> None:
+    def digest() -> str:
+        plan = run.resolve(MONTECARLO, {"records": str(tmp_path)}, hardware.load_profiles())
+        return run.input_digests(plan)["data"]
+
+    save(tmp_path / "a_T4.npz")
+    first = digest()
+    assert digest() == first
+    save(tmp_path / "a_T8.npz")
+    assert digest() != first
