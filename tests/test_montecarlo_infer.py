@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from experiments.montecarlo.dropout import Dropout, Site, attached, choose, key
 from harness import cache, hardware, run
 from harness.measure import Cost
 from harness.stage import BadInput
+from tests.tiny import new_store
 
 COUNT = 6
 
@@ -432,6 +436,30 @@ def test_a_run_that_is_interrupted_goes_on_and_gives_the_same_records(
     again = rows(**given)
     assert len(before) == 3 == len(done)  # three batches of two images, two trials each: nothing twice
     pd.testing.assert_frame_equal(again, whole)
+
+
+def test_sigkill_costs_one_batch_and_the_same_command_gives_the_records_of_an_undisturbed_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"images": folder, "batch_images": "2", "mc_trials": "100", "passes": "2,9"}
+    whole = rows(**settings)
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
+    typed = settings | {"ablation": "0", "dropout": "0.1"}
+    words = [word for name, value in typed.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "harness", "montecarlo", *words]
+    process = subprocess.Popen(command, cwd=Path(run.__file__).parents[1], stderr=subprocess.DEVNULL)
+    try:
+        while len(list((tmp_path / "cache").glob("*.journal/*.arrow"))) < 5:
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    resumed = execute(**settings | {"cache": "use"}).records
+    pd.testing.assert_frame_equal(resumed.frame, whole)
+    assert resumed.cost is not None
+    assert (resumed.cost.sessions, resumed.cost.batches) == (2, 300)
 
 
 # ---- what comes out beside the statistics ----
