@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -304,20 +303,7 @@ _JUDGES: dict[str, Judge] = {"crossfit": out_of_fold, "published": in_sample}
 def folds(spans: Spans, params: DetectScore) -> list[tuple[Ints, Ints]]:
     """Training and test responses of each fold; responses to one prompt stay together."""
     labels, sources = spans.responses["label"].to_numpy(), spans.responses["source"].to_numpy()
-    statistics.require_two_classes(labels)
-    fewest = min(len(np.unique(sources[labels == value])) for value in (0, 1))
-    if fewest < params.folds:
-        raise Undefined(f"{params.folds} folds need {params.folds} prompts of each label, and one label has {fewest}")
-    numbers = np.unique(sources, return_inverse=True)[1]
-    return _split(labels.astype(np.int64).tobytes(), numbers.tobytes(), params.folds, params.fold_seed)
-
-
-@lru_cache(maxsize=4)
-def _split(labels: bytes, sources: bytes, count: int, seed: int) -> list[tuple[Ints, Ints]]:
-    """Kept, because thousands of settings are judged on the same folds, and making them takes longer than the rest."""
-    y, groups = (np.frombuffer(each, dtype=np.int64) for each in (labels, sources))
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    return [(np.sort(train), np.sort(test)) for train, test in splitter.split(y, y, groups)]
+    return statistics.group_folds(labels, sources, params.folds, params.fold_seed, "prompts")
 
 
 def _call(scores: Floats, reference: Floats, labels: Ints, params: DetectScore) -> Ints:
