@@ -455,17 +455,21 @@ def _progress(total: int, description: str, unit: str = "samples", initial: int 
 
 
 def _print(result: run.Result) -> None:
-    """Metrics, then findings, worst first."""
+    """Metrics, then findings, worst first; of many metrics by part, the stage's summary instead."""
     metrics = {name: value for name, value in result.metrics().items() if name not in result.shares}
+    summary = result.report.tables.get("summary")
     print(f"\n{result.plan.stage.name} on {result.plan.machine} as {result.plan.profile.tag}")
     for name, value in metrics.items():
-        if name.endswith(("_low", "_high")):
+        if name.endswith(("_low", "_high")) or (summary is not None and "/" in name and name in result.report.metrics):
             continue
         ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
         interval = f"  [{', '.join(map(_number, ends))}]" if ends else ""
         print(f"  {name:<22} {_number(value):>12}{interval}")
     for name, reason in result.report.undefined.items():
-        print(f"  {name:<22}    undefined  {reason}")
+        if summary is None or "/" not in name:
+            print(f"  {name:<22}    undefined  {reason}")
+    if summary is not None:
+        print(f"\n{summary.to_string(index=False, float_format='{:.3f}'.format, na_rep='-')}\n")
     parts = sorted(((share, name) for name, share in result.shares.items() if name.startswith("share_")), reverse=True)
     shown = ", ".join(f"{name.removeprefix('share_')} {share:.1%}" for share, name in parts)
     print(f"  of {result.shares['wall_seconds']:.1f} s: {shown}")

@@ -33,7 +33,8 @@ class Reading:
 
     `peak_rss` is the highest sum of resident bytes of all processes at work so far; the devices' peaks, in bytes by
     device, are those of the framework's allocators (`allocated`) and of the processes as the driver sees them
-    (`on_device`).  `spent` are the seconds of each kind of work.
+    (`on_device`).  `spent` are the seconds of each kind of work, `parts` those of the stage's own parts,
+    which may have worked at the same time.
     """
 
     session: str
@@ -47,6 +48,7 @@ class Reading:
     peak_rss: int
     allocated: dict[str, int]
     on_device: dict[str, int]
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Cost:
     peak_device_gb: dict[str, float] = field(default_factory=dict)
     process_device_gb: dict[str, float] = field(default_factory=dict)
     sessions: int = 1
+    part_seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, readings: Sequence[Reading], hardware: str, device: str) -> Cost:
@@ -97,16 +100,21 @@ class Cost:
             peak_device_gb=_gb(_highest(reading.allocated for reading in readings)),
             process_device_gb=_gb(_highest(reading.on_device for reading in readings)),
             sessions=len({reading.session for reading in readings}),
+            part_seconds=_sum(reading.parts for reading in readings),
         )
 
     def metrics(self) -> dict[str, float]:
         """The figures a user compares, under the names they are logged by; a device's name follows a slash.
 
-        `batch_fill` is the share of useful tokens among those computed.
+        `batch_fill` is the share of useful tokens among those computed; what 1,000 samples take is told by part.
         """
         figures: dict[str, float] = {}
         for name, value in asdict(self).items():
-            if isinstance(value, dict) and value:
+            if name == "part_seconds":
+                figures |= {
+                    f"seconds_per_1000/{part}": 1000 * each / max(1, self.samples) for part, each in value.items()
+                }
+            elif isinstance(value, dict) and value:
                 figures |= {name: max(value.values())} | {f"{name}/{device}": gb for device, gb in value.items()}
             elif isinstance(value, int | float):
                 figures[name] = float(value)
@@ -171,8 +179,21 @@ class Clock:
         self._seconds += seconds
         self._latencies += [seconds / samples] * samples
         self._batches += 1
+        self.count(tokens, padding)
+
+    def count(self, tokens: int, padding: int = 0) -> None:
+        """Add tokens that are known only once a batch has been computed."""
         self._tokens += tokens
         self._padding += padding
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time one part of a stage by itself, inside a batch; parts may run in threads beside each other."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._parts[name] += time.perf_counter() - start
 
     def join(self, reading: Reading) -> None:
         """Take in a batch that another process has computed: here it took the time since the lap before."""
@@ -202,6 +223,7 @@ class Clock:
             peak_rss=max(peak_rss() + sum(other.peak_rss for other in others), self._memory.of_all),
             allocated=_sum([_allocated(), *(other.allocated for other in others)]) | self._memory.allocated,
             on_device=dict(self._memory.on_device),
+            parts=dict(self._parts),
         )
         self._restart()
         return reading
@@ -248,6 +270,7 @@ class Clock:
     def _restart(self) -> None:
         self._total = _sum([self._total, self._spent])
         self._spent = defaultdict(float)
+        self._parts: defaultdict[str, float] = defaultdict(float)
         self._latencies: list[float] = []
         self._seconds, self._batches, self._tokens, self._padding = 0.0, 0, 0, 0
         self._mark()

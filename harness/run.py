@@ -258,7 +258,8 @@ def _require_writable(name: str, path: str | None) -> None:
 def _require_sound(records: Records) -> None:
     """Refuse empty records, and features that are not finite: no score can be computed from them.
 
-    A feature may be missing (not infinite) in a row whose `error`, or `error_x` for a feature `x_...`, says why.
+    A feature may be missing (not infinite) in a row whose `error`, or `error_x` for a feature `x_...`, says why, and
+    in one whose `evidence` is 0.
     """
     frame = records.frame
     if frame.empty:
@@ -266,6 +267,8 @@ def _require_sound(records: Records) -> None:
     numbers = frame.select_dtypes("number")
     values = numbers.to_numpy(float)
     bad = ~np.isfinite(values)
+    if "evidence" in frame:
+        bad &= ~(np.isnan(values) & (frame["evidence"] == 0).to_numpy()[:, None])
     for error in frame.filter(regex="^error(_|$)"):
         excused = (frame[error].fillna("") != "").to_numpy()
         mine = numbers.columns.str.startswith(str(error).removeprefix("error").lstrip("_"))

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -310,3 +311,22 @@ def test_memory_of_mlx_is_its_own_peak() -> None:
     clock = Clock()
     mx.eval(mx.zeros((8 * MB,)) + 1)
     assert 0.03 < cost_of(clock).peak_device_gb["mlx"] < 1
+
+
+def test_parts_of_a_stage_are_timed_each_by_itself_also_beside_each_other() -> None:
+    clock = Clock()
+
+    def work(name: str) -> None:
+        with clock.part(name):
+            time.sleep(0.1)
+
+    with clock.batch(samples=4), clock.part("both"), ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, ("first", "second")))
+        clock.count(30, padding=10)
+    cost = Cost.of([clock.lap()], "here", "cpu")
+    assert cost.part_seconds.keys() == {"first", "second", "both"}
+    assert 0.1 <= cost.part_seconds["both"] < cost.part_seconds["first"] + cost.part_seconds["second"]
+    figures = cost.metrics()
+    assert figures["seconds_per_1000/first"] == pytest.approx(250 * cost.part_seconds["first"])
+    assert (figures["tokens"], figures["batch_fill"]) == (30, 0.75)
+    assert Cost.of([clock.lap()], "here", "cpu").part_seconds == {}
