@@ -34,7 +34,7 @@ BUILTIN = Path(__file__).with_name("reference")
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 # Threads gain a smaller model nothing, and where cores are shared they wait for each other: a hundred times slower.
-_SMALL = 10_000_000  # parameters
+SMALL = 10_000_000  # parameters
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -194,7 +194,7 @@ def digest(name: str) -> str:
 def describe(name: str) -> Described:
     """Read a model's configuration and tokenizer, not its weights."""
     folder = locate(name)
-    with _readable(name):
+    with readable(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if not getattr(tokenizer, "is_fast", False):
@@ -203,7 +203,7 @@ def describe(name: str) -> Described:
 
 
 @contextmanager
-def _readable(name: str) -> Iterator[None]:
+def readable(name: str) -> Iterator[None]:
     """Whatever transformers throws at a damaged or unsupported model, as one line."""
     logging.disable_progress_bar()  # a bar over weights read in a second only hides the bar over samples
     logging.set_verbosity_error()  # what must not pass, as missing weights, is refused by `load`
@@ -230,13 +230,13 @@ def load(
     described = describe(name)
     options = _placement(device, device_map, max_memory_gb) | _numbers(name, described.config, precision, device)
     options |= {"config": described.config, "attn_implementation": PACKED, "local_files_only": True}
-    with _readable(name):
+    with readable(name):
         network, loaded = AutoModelForCausalLM.from_pretrained(locate(name), output_loading_info=True, **options)
     if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
         raise BadInput(f"model {name}: its weights lack {len(missing)} that config.json asks for, such as {missing[0]}")
     if attention in {"sdpa", "flash"} and getattr(described.config.get_text_config(), "attn_logit_softcapping", None):
         raise BadInput(f"attention = {attention}: {name} caps its attention scores, which only eager attention can")
-    if device == "cpu" and network.num_parameters() < _SMALL:
+    if device == "cpu" and network.num_parameters() < SMALL:
         torch.set_num_threads(1)
     if not getattr(network, "_supports_attention_backend", False):
         raise BadInput(f"model {name}: {type(network).__name__} does not let its attention be watched; {_KNOWN}")

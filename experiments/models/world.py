@@ -199,6 +199,11 @@ def _request(asked: Sequence[tuple[str, str]], task: str) -> str:
         return f"Describe {asked[0][0]}: {', '.join(verb for _, verb in asked)}."
     if task == "compare":
         return f"Who {asked[0][1]} what: {', '.join(who for who, _ in asked)}?"
+    return questions(asked)
+
+
+def questions(asked: Sequence[tuple[str, str]]) -> str:
+    """Ask for each (person, relation) in a sentence of its own."""
     return " ".join(
         f"What does {who} {verb.removesuffix('es') if verb == 'teaches' else verb[:-1]}?" for who, verb in asked
     )

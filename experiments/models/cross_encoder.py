@@ -1,0 +1,97 @@
+"""Natural language inference by any cross-encoder: how surely a premise entails a hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from experiments.models import language
+from experiments.models.generate import by_length
+from harness.stage import BadInput
+
+BUILTIN = Path(__file__).with_name("nli")
+Pair = tuple[str, str]  # premise, hypothesis
+
+
+@dataclass(frozen=True)
+class CrossEncoder:
+    """A sequence classifier in evaluation mode that reads two texts at once; `entailment` is its label's index."""
+
+    name: str
+    network: Any
+    tokenizer: Any
+    entailment: int
+    window: int
+
+    def encode(self, pairs: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]], set[Pair]]:
+        """Token ids and segments of each pair, and the pairs whose premise was cut; a hypothesis never is."""
+        if not pairs:
+            return [], [], set()
+        free = self.tokenizer([pair[0] for pair in pairs], [pair[1] for pair in pairs], return_token_type_ids=True)
+        ids, segments, cut = free["input_ids"], free["token_type_ids"], set()
+        for i in (i for i, row in enumerate(ids) if len(row) > self.window):
+            try:
+                short = self.tokenizer(
+                    *pairs[i], truncation="only_first", max_length=self.window, return_token_type_ids=True
+                )
+                too_long = len(short["input_ids"]) > self.window
+            except Exception:  # the tokenizer's own type: no premise is left to cut
+                too_long = True
+            if too_long:
+                raise BadInput(f"nli = {self.name}: a sentence is longer than its window of {self.window} tokens")
+            ids[i], segments[i] = short["input_ids"], short["token_type_ids"]
+            cut.add(pairs[i])
+        return ids, segments, cut
+
+    def batches(self, ids: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+        """Indices of pairs to be judged together: of about one length, so that little is padding."""
+        return by_length([len(row) for row in ids], size)
+
+    @torch.no_grad()
+    def entails(self, ids: Sequence[Sequence[int]], segments: Sequence[Sequence[int]]) -> list[float]:
+        """The probability of entailment of each encoded pair."""
+        width, device = max(map(len, ids)), next(self.network.parameters()).device
+        batch = {
+            "input_ids": torch.tensor([[*row, *[self._pad] * (width - len(row))] for row in ids], device=device),
+            "attention_mask": torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=device),
+        }
+        if getattr(self.network.config, "type_vocab_size", 0) > 1:
+            batch["token_type_ids"] = torch.tensor(
+                [[*row, *[0] * (width - len(row))] for row in segments], device=device
+            )
+        logits = self.network(**batch).logits.float()
+        return [float(p) for p in logits.softmax(dim=-1)[:, self.entailment]]
+
+    @property
+    def _pad(self) -> int:
+        return int(self.tokenizer.pad_token_id or 0)
+
+
+def locate(name: str) -> str:
+    """The folder or hub name behind a setting."""
+    return str(BUILTIN) if name == "builtin" else name
+
+
+def load(name: str, device: str) -> CrossEncoder:
+    """Load a classifier that has a label for entailment; BadInput where it cannot be or has none."""
+    described = language.describe(locate(name))
+    with language.readable(name):
+        network, loaded = AutoModelForSequenceClassification.from_pretrained(
+            language.locate(locate(name)), dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+    if missing := sorted(loaded["missing_keys"]):
+        raise BadInput(f"nli = {name}: its weights lack {missing[0]}: it is no classifier")
+    labels = {str(label).casefold(): int(i) for i, label in network.config.id2label.items()}
+    found = [i for label, i in labels.items() if label.startswith("entail")]
+    if len(found) != 1:
+        raise BadInput(f"nli = {name}: needs one label named entailment; it has {', '.join(labels)}")
+    if device == "cpu" and network.num_parameters() < language.SMALL:
+        torch.set_num_threads(1)
+    network.config.pad_token_id = described.tokenizer.pad_token_id or 0
+    window = min(described.window, getattr(described.tokenizer, "model_max_length", described.window))
+    return CrossEncoder(name, network.eval().to(device), described.tokenizer, found[0], int(window))
