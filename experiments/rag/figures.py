@@ -1,0 +1,161 @@
+"""The pictures of `rag`; each function draws one and returns it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from experiments.statistics import Ints
+
+COLOURS = {
+    "fused": "#222222",
+    "lexical": "#3b76af",
+    "nli": "#c8553d",
+    "similarity": "#6a9a58",
+    "string": "#8a6bb0",
+    "ragas": "#d49a3a",
+}
+_VERDICTS = {"faithful": "#3b76af", "abstained": "#b8b8b8", "hallucinated": "#c8553d"}
+
+
+def _axes(title: str, x: str, y: str, size: tuple[float, float] = (6, 4.5)) -> tuple[Figure, Axes]:
+    """A plain pair of axes on a figure of its own; pyplot's global state is never touched."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def roc(labels: Ints, scores: pd.DataFrame) -> Figure:
+    """ROC curve of every detector's scores (n, detectors), over all tiers."""
+    figure, axes = _axes(f"ROC, {len(labels)} answers", "false positive rate", "true positive rate")
+    for name in scores:
+        known = scores[name].notna().to_numpy()
+        if len(set(labels[known])) < 2:
+            continue
+        values = scores[name].to_numpy()[known]
+        fpr, tpr, _ = roc_curve(labels[known], values)
+        label = f"{name} {roc_auc_score(labels[known], values):.3f}"
+        axes.plot(fpr, tpr, color=COLOURS[str(name)], label=label, linewidth=2 if name == "fused" else 1.3)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance 0.500")
+    axes.legend(frameon=False, title="AUC")
+    return figure
+
+
+def by_tier(table: pd.DataFrame, metric: str) -> Figure:
+    """A metric of every detector at each tier, best retrieval first; the AUC with its intervals."""
+    title = {"auc": "AUC by retrieval quality", "f1": "F1 by retrieval quality"}[metric]
+    figure, axes = _axes(title, "tier", metric.upper())
+    tiers = [tier for tier in table["tier"].unique() if tier != "all"] or ["all"]
+    names = list(table["detector"].unique())
+    for i, name in enumerate(names):
+        rows = table[table["detector"] == name].set_index("tier").reindex(tiers)
+        x = np.arange(len(tiers)) + 0.06 * (i - (len(names) - 1) / 2)
+        style = {"color": COLOURS[name], "marker": "o", "label": name, "linewidth": 2 if name == "fused" else 1.2}
+        if metric == "auc":
+            reach = np.abs(rows[["auc_low", "auc_high"]].to_numpy().T - rows["auc"].to_numpy())
+            axes.errorbar(x, rows["auc"], yerr=reach, capsize=2, elinewidth=0.8, **style)
+        else:
+            axes.plot(x, rows[metric], **style)
+    if metric == "auc":
+        axes.axhline(0.5, color="grey", linestyle=":", label="chance")
+    else:
+        rate = table[table["detector"] == names[0]].set_index("tier").reindex(tiers)["base_rate"]
+        axes.plot(np.arange(len(tiers)), 2 * rate / (1 + rate), color="grey", linestyle=":", label="all called")
+    axes.set_xticks(range(len(tiers)), _with_rates(table, tiers))
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    return figure
+
+
+def _with_rates(table: pd.DataFrame, tiers: list[str]) -> list[str]:
+    """Each tier with the share of hallucinated answers that it has."""
+    rates = table.drop_duplicates("tier").set_index("tier")["base_rate"]
+    return [f"{tier}\n{rates[tier]:.0%} hallucinated" for tier in tiers]
+
+
+def heat_map(table: pd.DataFrame) -> Figure:
+    """AUC of every detector at each tier and over all of them."""
+    tiers = list(table["tier"].unique())
+    grid = table.pivot_table(index="detector", columns="tier", values="auc", dropna=False, sort=False)[tiers]
+    figure, axes = _axes("AUC by detector and tier", "", "", (2.6 + 1.1 * len(tiers), 1.8 + 0.5 * len(grid)))
+    _fill(axes, grid, 0, 1, "RdBu")
+    axes.set_xticks(range(len(tiers)), _with_rates(table, tiers), fontsize=8)
+    return figure
+
+
+def agreement(table: pd.DataFrame) -> Figure:
+    """Cohen's kappa of every two detectors' calls."""
+    names = list(dict.fromkeys([*table["first"], *table["second"]]))
+    grid = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+    for _, row in table.iterrows():
+        grid.loc[row["first"], row["second"]] = grid.loc[row["second"], row["first"]] = row["kappa"]
+    size = 2.6 + 0.8 * len(names)
+    figure, axes = _axes("Agreement of calls (Cohen's kappa)", "", "", (size, 0.75 * size))
+    _fill(axes, grid, -1, 1, "PuOr")
+    axes.set_xticks(range(len(names)), names)
+    return figure
+
+
+def _fill(axes: Axes, grid: pd.DataFrame, low: float, high: float, colours: str) -> None:
+    axes.imshow(grid.to_numpy(float), cmap=colours, vmin=low, vmax=high, aspect="auto")
+    axes.set_yticks(range(len(grid)), [str(name) for name in grid.index])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    middle, reach = (low + high) / 2, (high - low) / 2
+    for (row, column), value in np.ndenumerate(grid.to_numpy(float)):
+        colour = "white" if abs(value - middle) > 0.7 * reach else "black"
+        text = "undefined" if np.isnan(value) else f"{value:.2f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+
+
+def confusion(tables: Mapping[str, NDArray[np.int64]]) -> Figure:
+    """The confusion matrix (2, 2) of each detector's calls."""
+    columns = min(3, len(tables))
+    rows = -(-len(tables) // columns)
+    figure = Figure(figsize=(0.6 + 2.5 * columns, 0.4 + 2.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    names = ("faithful", "halluc.")
+    for axes, (name, table) in zip(grid.flat, tables.items(), strict=False):
+        axes.imshow(table, cmap="Blues", vmin=0, vmax=max(1, int(table.max())))
+        axes.set(title=name, xlabel="called", ylabel="is")
+        axes.set_xticks([0, 1], names)
+        axes.set_yticks([0, 1], names, rotation=90, va="center")
+        for (row, column), value in np.ndenumerate(table):
+            colour = "white" if value > 0.6 * table.max() else "black"
+            axes.text(column, row, str(value), ha="center", va="center", color=colour)
+    for axes in list(grid.flat)[len(tables) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def retrieval_quality(frame: pd.DataFrame) -> Figure:
+    """What each tier's contexts are like, and what came of them: relevant share achieved, and verdicts."""
+    tiers = list(dict.fromkeys(frame["tier"]))
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if "achieved" in frame:
+        bins = np.linspace(-0.025, 1.025, 22)
+        for tier, colour in zip(tiers, ("#1b4f72", "#5d8aa8", "#a9c4d6", "#d0d0d0"), strict=False):
+            values = frame.loc[frame["tier"] == tier, "achieved"]
+            left.hist(values, bins.tolist(), alpha=0.8, color=colour, label=f"{tier}: mean {values.mean():.2f}")
+        left.set_ylim(0, 1.3 * left.get_ylim()[1])
+        left.legend(frameon=False)
+    else:
+        left.text(0.5, 0.5, "the answers came with the data", ha="center", va="center", transform=left.transAxes)
+    left.set(title="Retrieval quality", xlabel="share of relevant passages in a context", ylabel="contexts")
+    start = np.zeros(len(tiers))
+    for verdict, colour in _VERDICTS.items():
+        share = np.array([(frame.loc[frame["tier"] == tier, "verdict"] == verdict).mean() for tier in tiers])
+        right.bar(tiers, share, bottom=start, color=colour, label=verdict, width=0.6)
+        start += share
+    right.set(title="What the answers are", ylabel="share of answers", ylim=(0, 1))
+    right.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

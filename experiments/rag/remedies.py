@@ -1,0 +1,39 @@
+"""What to try after a run of `rag`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.stage import Remedy
+
+_LIGHTER = {"fp32": "bf16", "bf16": "int8", "fp16": "int8", "int8": "nf4"}
+_MANY = 0.1  # an interval wider than this does not tell detectors apart
+
+
+def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator[Remedy]:
+    """A lighter model, larger batches, requests beside each other; then a better detector, fusion, more questions."""
+    if lighter := _LIGHTER.get(settings["precision"]):
+        yield Remedy("memory", "precision", lighter, f"weights are in {settings['precision']}")
+    if settings["batch_size"] > 1:
+        yield Remedy("memory", "batch_size", settings["batch_size"] // 2, f"it is {settings['batch_size']}")
+    seconds = {name: metrics.get(f"seconds_per_1000/{name}", 0.0) for name in ("generation", "nli", "ragas")}
+    slowest = max(seconds, key=lambda name: seconds[name])
+    setting = {"generation": "batch_size", "nli": "nli_batch", "ragas": "in_flight"}[slowest]
+    took = f", and {slowest} took {seconds[slowest]:.1f} s for 1,000 answers" if seconds[slowest] else ""
+    yield Remedy("speed", setting, 2 * settings[setting], f"it is {settings[setting]}{took}")
+    if "auc" not in metrics:
+        return
+    auc = f"auc is {metrics['auc']:.3f} with detector={settings['detector']}"
+    singles = {name: metrics.get(f"auc/{name}", 0.0) for name in ("lexical", "nli", "similarity", "string", "ragas")}
+    best = max(singles, key=lambda name: singles[name])
+    if singles[best] > metrics["auc"]:
+        yield Remedy("quality", "detector", best, f"{auc}, and {singles[best]:.3f} with {best} alone")
+    if settings["detector"] == "fused":
+        other = "logistic" if settings["fusion"] == "rank" else "rank"
+        yield Remedy("quality", "fusion", other, f"{auc} and fusion={settings['fusion']}")
+    other = "mean" if settings["aggregation"] == "min" else "min"
+    yield Remedy("quality", "aggregation", other, f"{auc} and sentences taken by their {settings['aggregation']}")
+    width = metrics.get("auc_high", 1.0) - metrics.get("auc_low", 0.0)
+    if width > _MANY and settings.get("limit"):
+        yield Remedy("quality", "limit", 10 * settings["limit"], f"the interval of auc is {width:.2f} wide: more data")

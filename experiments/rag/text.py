@@ -1,0 +1,126 @@
+"""Text as answers are compared: normalised, cut into sentences, lemmatised; nothing is downloaded."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+_ARTICLES = frozenset({"a", "an", "the"})
+_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_UNITS += "seventeen eighteen nineteen".split()
+_NUMBERS = {word: i for i, word in enumerate(_UNITS)}
+_NUMBERS |= {word: 10 * i for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
+_NUMBERS |= {word: i for i, word in enumerate(_ORDINALS, 1)}
+_MONTHS = "january february march april may june july august september october november december".split()
+_MONTH = "(" + "|".join(f"{name}|{name[:3]}" for name in _MONTHS) + ")"
+_DAY = r"(\d{1,2})(?:st|nd|rd|th)?"
+_DAY_FIRST = re.compile(rf"\b{_DAY} (?:of )?{_MONTH}\.?,? (\d{{4}})\b")
+_MONTH_FIRST = re.compile(rf"\b{_MONTH}\.? {_DAY},? (\d{{4}})\b")
+_ISO = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+_WORD = re.compile(r"\d+\.\d+|[^\W_]+")
+_SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[^\sa-z])")
+_ABBREVIATION = re.compile(r"(?:\b[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|No|vs|etc|e\.g|i\.e))\.$")
+_ABSTENTION = re.compile(
+    r"\b(?:i|we) (?:do not|don t|cannot|can t|could not|couldn t) (?:know|answer|say|tell|find|determine)\b"
+    r"|\b(?:is|are|was|were) (?:not|n t) (?:mentioned|stated|specified|provided|given|known)\b"
+    r"|\b(?:context|passages?|information)(?: \w+){0,3} (?:does|do|did) (?:not|n t)"
+    r" (?:say|mention|contain|provide|state|tell)\b"
+    r"|\bnot enough information\b|\bunanswerable\b|\bno answer\b|^(?:unknown|not known)$"
+)
+_STOP = frozenset(
+    "a an the and or but of in on at to for from by with as is are was were be been being do does did has have had"
+    " it its this that these those he she they his her their not no so than then there which who whom what when"
+    " where".split()
+)
+
+
+@lru_cache(maxsize=100_000)
+def normalise(text: str) -> tuple[str, ...]:
+    """Words as answers are compared by: no case, accents, punctuation or articles; dates and numbers in one form."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("\u2019", "'")
+    plain = _DAY_FIRST.sub(lambda m: _date(m[3], m[2], m[1]), plain)
+    plain = _MONTH_FIRST.sub(lambda m: _date(m[3], m[1], m[2]), plain)
+    plain = _ISO.sub(lambda m: f"date{m[1]}{m[2]}{m[3]}", plain)
+    words = [re.sub(r"^(\d+)(?:st|nd|rd|th)$", r"\1", word) for word in _WORD.findall(_THOUSANDS.sub("", plain))]
+    return tuple(_numbers([word for word in words if word not in _ARTICLES]))
+
+
+def _date(year: str, month: str, day: str) -> str:
+    number = next(i for i, name in enumerate(_MONTHS, 1) if name.startswith(month[:3]))
+    return f"date{year}{number:02d}{int(day):02d}"
+
+
+def _numbers(words: list[str]) -> list[str]:
+    """Numbers up to 99 in digits: `forty two` is 42, `3.0` is 3."""
+    found: list[str] = []
+    tens = False
+    for word in words:
+        value = _NUMBERS.get(word)
+        if value is None:
+            found.append(re.sub(r"\.0+$", "", word))
+        elif tens and 0 < value < 10:
+            found[-1] = str(int(found[-1]) + value)
+        else:
+            found.append(str(value))
+        tens = value is not None and value >= 20
+    return found
+
+
+def contains(words: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether `part` stands in `words`, in one piece; an empty part stands nowhere."""
+    size = len(part)
+    return size > 0 and any(tuple(words[i : i + size]) == tuple(part) for i in range(len(words) - size + 1))
+
+
+def correct(answer: str, accepted: Sequence[Sequence[str]]) -> bool:
+    """Whether an answer states each part of what was asked in one of the ways accepted for it."""
+    words = normalise(answer)
+    return all(any(contains(words, normalise(way)) for way in ways) for ways in accepted)
+
+
+def abstains(answer: str) -> bool:
+    """Whether an answer says nothing, or says that it does not know."""
+    words = " ".join(_WORD.findall(answer.casefold().replace("\u2019", "'")))
+    return not words or _ABSTENTION.search(words) is not None
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text; one without an end is a sentence too."""
+    found: list[str] = []
+    for part in _SENTENCE.split(text.strip()):
+        if found and _ABBREVIATION.search(found[-1]):
+            found[-1] += f" {part}"
+        elif part:
+            found.append(part)
+    return found
+
+
+def content_words(text: str) -> list[str]:
+    """The lemmas of a text that carry meaning; all of them where it has only function words."""
+    words = normalise(text)
+    return [lemma(word) for word in words if word not in _STOP] or [lemma(word) for word in words]
+
+
+def entities(text: str) -> list[str]:
+    """Names and numbers of a text, normalised: capitalised words, but for function words, and words with digits."""
+    found = [word for word in re.findall(r"[^\W_]+(?:[.,]\d+)*", text) if word[0].isupper() or re.search(r"\d", word)]
+    return [word for each in found for word in normalise(each) if word not in _STOP]
+
+
+@lru_cache(maxsize=100_000)
+def lemma(word: str) -> str:
+    """A word without its English inflection, by suffix alone (Porter's stemmer, as NLTK has it)."""
+    return str(_stemmer().stem(word))
+
+
+@lru_cache(maxsize=1)
+def _stemmer() -> Any:
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()

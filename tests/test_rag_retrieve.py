@@ -1,0 +1,142 @@
+"""How passages are ranked, and that a context is of the quality that its tier asks for, or says that it is not."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.rag import data, retrieve
+from experiments.rag.data import Dataset, Question
+from experiments.rag.params import RagInfer
+from harness.stage import BadInput
+
+WORDS = [f"word{letter}" for letter in "bcdfg"]
+TEXTS = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8), min_size=2, max_size=6)
+
+
+def build(relevant: int, others: int) -> tuple[Question, Dataset]:
+    passages = {f"r{i}": f"wordb wordc {i}" for i in range(relevant)} | {f"x{i}": f"wordd {i}" for i in range(others)}
+    question = Question("q", "wordb", (("wordb",),), frozenset(f"r{i}" for i in range(relevant)))
+    return question, Dataset([question], passages)
+
+
+@given(TEXTS, st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True), st.floats(0.1, 3), st.floats(0, 1))
+def test_bm25_is_lucenes(texts: list[list[str]], query: list[str], k1: float, b: float) -> None:
+    found = retrieve.bm25([" ".join(text) for text in texts], [" ".join(query)], k1, b)[0]
+    mean = sum(map(len, texts)) / len(texts)
+    for text, score in zip(texts, found, strict=True):
+        counts, expected = Counter(text), 0.0
+        for word in query:
+            df = sum(word in other for other in texts)
+            idf = math.log(1 + (len(texts) - df + 0.5) / (df + 0.5))
+            expected += idf * counts[word] / (counts[word] + k1 * (1 - b + b * len(text) / mean))
+        assert score == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@given(st.permutations(range(6)), st.permutations(range(6)))
+def test_reciprocal_ranks_are_summed(first: list[int], second: list[int]) -> None:
+    found = retrieve.reciprocal_rank_fusion([np.array([first]), np.array([second])])[0]
+    for text in range(6):
+        expected = sum(1 / (60 + order.index(text) + 1) for order in (first, second))
+        assert found[text] == pytest.approx(expected)
+
+
+def test_recall_and_reciprocal_rank_are_against_the_relevant_passages() -> None:
+    passages = {"a": "wordc", "b": "wordb", "c": "wordb wordd", "d": "wordd"}
+    question = Question("q", "wordb", (("x",),), frozenset({"c", "d"}))
+    ranking = retrieve.rank(Dataset([question], passages), RagInfer(k=2), None)["q"]
+    assert ranking.order == ("b", "c", "a", "d")  # what ties stays in the order of the corpus
+    assert (ranking.recall, ranking.reciprocal_rank) == (0.5, 0.5)
+
+
+def test_dense_ranks_by_cosine_and_hybrid_by_both() -> None:
+    passages = {"a": "wordb", "b": "wordc", "c": "wordd"}
+    question = Question("q", "wordb", (("x",),), frozenset({"b"}))
+    vectors = {"wordb": [1.0, 0.0], "wordc": [0.9, 0.1], "wordd": [0.0, 1.0]}
+
+    def embed(texts):  # type: ignore[no-untyped-def]
+        found = np.array([[0.0, 1.0] if texts == ["wordb"] else vectors[text] for text in texts], dtype=np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    dataset = Dataset([question], passages)
+    dense = retrieve.rank(dataset, RagInfer(k=1, retriever="dense"), embed)["q"]
+    assert dense.order == ("c", "b", "a")
+    hybrid = retrieve.rank(dataset, RagInfer(k=1, retriever="hybrid"), embed)["q"]
+    assert hybrid.order == ("a", "c", "b")  # 1/61 + 1/63 beats 2/62, and what ties stays in order
+    with pytest.raises(BadInput, match="retriever = dense: needs encoder"):
+        retrieve.rank(dataset, RagInfer(k=1, retriever="dense"), None)
+
+
+@pytest.mark.parametrize(("tier", "relevant"), [("high", 8), ("medium", 5), ("low", 2)])
+@pytest.mark.parametrize("distractors", ["random", "hard"])
+def test_a_tier_has_its_share_of_relevant_passages(tier: str, relevant: int, distractors: str) -> None:
+    question, dataset = build(12, 40)
+    params = RagInfer(distractors=distractors)
+    ranking = retrieve.rank(dataset, params, None)["q"]
+    found = retrieve.context(question, ranking, tier, params, seed=0)
+    assert len(set(found.passages)) == 10
+    assert sum(name.startswith("r") for name in found.passages) == found.relevant == relevant
+    assert found.achieved == found.asked == relevant / 10
+    if distractors == "hard":
+        highest = [name for name in ranking.order if name.startswith("x")][: 10 - relevant]
+        assert set(highest) <= set(found.passages)
+
+
+def test_a_question_with_too_few_relevant_passages_says_what_was_achieved() -> None:
+    question, dataset = build(3, 40)
+    found = retrieve.context(question, retrieve.rank(dataset, RagInfer(), None)["q"], "high", RagInfer(), seed=0)
+    assert (found.asked, found.achieved, len(found.passages)) == (0.8, 0.3, 10)
+
+
+def test_what_is_drawn_depends_on_seed_question_and_tier_alone() -> None:
+    dataset = data.builtin(6)
+    params = RagInfer()
+    rankings = retrieve.rank(dataset, params, None)
+    alone = Dataset(dataset.questions[3:4], dataset.passages)
+    question = alone.questions[0]
+    found = retrieve.context(question, rankings[question.id], "low", params, seed=5)
+    assert retrieve.context(question, retrieve.rank(alone, params, None)[question.id], "low", params, seed=5) == found
+    others = [retrieve.context(question, rankings[question.id], "low", params, seed=6)]
+    others += [retrieve.context(replace(question, id="q"), rankings[question.id], "low", params, seed=5)]
+    assert all(other.passages != found.passages for other in others)
+
+
+def test_the_passages_retrieved_are_taken_as_they_are() -> None:
+    question, dataset = build(2, 40)
+    ranking = retrieve.rank(dataset, RagInfer(), None)["q"]
+    found = retrieve.context(question, ranking, "retrieved", RagInfer(), seed=0)
+    assert found.passages == ranking.order[:10]
+    assert (found.asked, found.achieved) == (None, 0.2)
+
+
+def test_more_passages_than_there_are_cannot_be_asked_for() -> None:
+    _, dataset = build(2, 3)
+    with pytest.raises(BadInput, match="k = 6: the data hold 5 passages only"):
+        retrieve.rank(dataset, RagInfer(k=6), None)
+
+
+def test_an_empty_context_is_refused() -> None:
+    question, dataset = build(4, 0)
+    ranking = retrieve.rank(dataset, RagInfer(k=1), None)["q"]
+    with pytest.raises(BadInput, match="question q: tier low of k = 1 has no passage"):
+        retrieve.context(question, ranking, "low", RagInfer(k=1), seed=0)
+
+
+def test_the_built_in_world_tells_every_fact_eight_times_and_asks_what_can_be_answered() -> None:
+    dataset = data.builtin()
+    assert (len(dataset.questions), len(dataset.passages)) == (300, 5760)
+    told = Counter(fact + "." for text in dataset.passages.values() for fact in text.removesuffix(".").split(". "))
+    assert set(told.values()) == {8}
+    for question in dataset.questions:
+        for name in question.relevant:
+            assert any(way in dataset.passages[name] for (way,) in question.accepted)
+
+
+def test_the_built_in_world_is_the_same_in_every_process() -> None:
+    assert data.digest("builtin")[:16] == "e88308fb2a4201b9"

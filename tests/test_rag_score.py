@@ -1,0 +1,272 @@
+"""The cheap half of `rag`: what a metric is, what is learnt where, and what is undefined rather than 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
+
+from experiments import statistics
+from experiments.rag import RAG
+from experiments.rag.params import RagScore
+from experiments.rag.score import fit, out_of_fold, read_answers
+from harness.audit import audit
+from harness.run import _require_sound
+from harness.stage import BadInput, Records, Undefined
+
+TIERS = ("high", "medium", "low")
+DETECTORS = ("lexical", "nli", "string")
+
+
+def frame(questions: int = 40, seed: int = 0) -> pd.DataFrame:
+    """Answers at three tiers: `lexical` and `nli` know something, the less the worse the tier, `string` nothing."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for question in range(questions):
+        for tier, base, noise in zip(TIERS, (0.3, 0.5, 0.7), (0.2, 0.5, 1.0), strict=True):
+            label = int(rng.random() < base)
+
+            def support(label: int = label, noise: float = noise) -> float:
+                return float(1 / (1 + np.exp(2 * label - 1 + noise * 2 * rng.normal())))
+
+            row = {"group": f"q{question:03d}", "item": f"q{question:03d}/{tier}", "tier": tier, "label": label}
+            row |= {"verdict": ("faithful", "hallucinated")[label], "length": 3 + int(rng.integers(4)), "evidence": 1}
+            row |= {"achieved": {"high": 0.8, "medium": 0.5, "low": 0.2}[tier], "recall": 0.5, "reciprocal_rank": 1.0}
+            for name in ("lexical_tokens", "lexical_entities", "nli"):
+                row |= {f"{name}_min": (least := support()), f"{name}_mean": (1 + least) / 2}
+            rows.append(row | {"string_rouge": rng.random(), "string_chrf": rng.random()})
+    return pd.DataFrame(rows)
+
+
+def report(rows: pd.DataFrame, **chosen: Any) -> Any:
+    return RAG.score(Records(rows, None, {"counts": {}}), RagScore.model_validate(chosen))
+
+
+def test_a_detectors_metrics_are_those_of_a_plain_computation() -> None:
+    rows = frame()
+    found = report(rows, aggregation="mean", detector="nli").metrics
+    score = 1 - rows["nli_mean"]
+    assert found["auc"] == found["auc/nli"] == pytest.approx(roc_auc_score(rows["label"], score))
+    for tier in TIERS:
+        mine = rows["tier"] == tier
+        assert found[f"auc/nli/{tier}"] == pytest.approx(roc_auc_score(rows["label"][mine], score[mine]))
+        assert found[f"prevalence/{tier}"] == pytest.approx(rows["label"][mine].mean())
+        assert found[f"achieved/{tier}"] == pytest.approx(rows["achieved"][mine].mean())
+    assert found["degradation"] == pytest.approx(found["auc/nli/high"] - found["auc/nli/low"])
+    assert found["degradation_low"] < found["degradation"] < found["degradation_high"]
+    assert found["auc_in_tier"] == pytest.approx(np.mean([found[f"auc/nli/{tier}"] for tier in TIERS]))
+    overlap = 1 - (rows["lexical_tokens_min"] + rows["lexical_entities_min"]) / 2
+    assert report(rows).metrics["auc/lexical"] == pytest.approx(roc_auc_score(rows["label"], overlap))
+    assert (found["recall_at_k"], found["mrr"]) == (0.5, 1.0)
+
+
+def test_calls_and_fusion_come_from_other_questions() -> None:
+    """Each fold's threshold and fusion is what fitting on the other folds gives, and no question is in both."""
+    rows = frame()
+    params = RagScore(fusion="logistic", folds=4)
+    answers = read_answers(rows, params)
+    judged = out_of_fold(answers, params)
+    for train, test in statistics.group_folds(answers.labels, answers.questions, 4, 0, "questions"):
+        assert not set(answers.questions[train]) & set(answers.questions[test])
+        seen = type(answers)(answers.frame.iloc[train], answers.scores.iloc[train])
+        expected = fit(seen, params)(answers.scores.iloc[test])
+        pd.testing.assert_frame_equal(judged.scores.iloc[test], expected.scores)
+        pd.testing.assert_frame_equal(judged.calls.iloc[test], expected.calls)
+        threshold = statistics.best_f1_threshold(answers.labels[train], seen.scores["nli"].to_numpy())
+        calls = (answers.scores["nli"].iloc[test] >= threshold).astype(float)
+        assert (judged.calls["nli"].iloc[test] == calls).all()
+    found = report(rows, fusion="logistic", folds=4).metrics
+    assert found["f1/nli"] == pytest.approx(f1_score(answers.labels, judged.calls["nli"]))
+    assert found["auc/fused"] == pytest.approx(roc_auc_score(answers.labels, judged.scores["fused"]))
+    calls = judged.calls
+    kappas = [cohen_kappa_score(calls[a], calls[b]) for a, b in (("lexical", "nli"), ("lexical", "string"))]
+    assert found["agreement/lexical+nli"] == pytest.approx(kappas[0])
+    assert found["agreement/lexical+string"] == pytest.approx(kappas[1])
+
+
+def test_fused_ranks_are_shares_of_training_scores() -> None:
+    rows = frame()
+    params = RagScore()
+    answers = read_answers(rows, params)
+    fused = fit(answers, params)(answers.scores).scores["fused"]
+    expected = answers.scores.rank(method="average").sub(0.5).div(len(rows)).mean(axis=1)
+    np.testing.assert_allclose(fused, expected)
+
+
+def test_labels_of_an_answer_do_not_reach_its_own_fused_score() -> None:
+    rows = frame()
+    params = RagScore(fusion="logistic")
+    before = out_of_fold(read_answers(rows, params), params).scores["fused"]
+    held = rows["group"] == "q007"
+    other = rows.assign(label=rows["label"].where(~held, 1 - rows["label"]))
+    answers = read_answers(other, params)
+    splits = statistics.group_folds(read_answers(rows, params).labels, answers.questions, 5, 0, "questions")
+    (train, test), *_ = [split for split in splits if "q007" in answers.questions[split[1]]]
+    seen = type(answers)(answers.frame.iloc[train], answers.scores.iloc[train])
+    after = fit(seen, params)(answers.scores.iloc[test]).scores["fused"]
+    pd.testing.assert_series_equal(before.iloc[test], after)
+
+
+@given(st.permutations(range(24)))
+@settings(max_examples=10, deadline=None)
+def test_no_metric_depends_on_the_order_of_the_rows(order: list[int]) -> None:
+    rows = frame(8)
+    assert report(rows, folds=2).metrics == report(rows.iloc[order], folds=2).metrics
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
+def test_calibration_error_is_the_mean_gap_over_bins(pairs: list[tuple[int, float]]) -> None:
+    labels, scores = (np.array(each) for each in zip(*pairs, strict=True))
+    expected = 0.0
+    for place in range(10):
+        mine = np.minimum((scores * 10).astype(int), 9) == place
+        expected += abs(labels[mine].mean() - scores[mine].mean()) * mine.mean() if mine.any() else 0.0
+    assert statistics.calibration_error(labels, scores) == pytest.approx(expected)
+
+
+def test_calibration_error_agrees_with_sklearns_curve() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.random(500)
+    labels = (rng.random(500) < scores**2).astype(np.int64)
+    true, predicted = calibration_curve(labels, scores, n_bins=10)
+    counts = np.histogram(scores, bins=10, range=(0, 1))[0]
+    assert statistics.calibration_error(labels, scores) == pytest.approx(
+        (np.abs(true - predicted) * counts).sum() / 500
+    )
+    with pytest.raises(Undefined, match="no probabilities"):
+        statistics.calibration_error(labels, scores + 1)
+
+
+def test_a_difference_of_aucs_is_resampled_by_question_in_both_alike() -> None:
+    """Identical parts differ by nothing in every resample; independent parts by as much as their intervals say."""
+    rng = np.random.default_rng(0)
+    labels, scores, questions = rng.integers(0, 2, 200), rng.random(200), np.arange(200) // 2
+    part = (labels, scores, questions)
+    assert statistics.auc_difference_interval(part, part, seed=0) == (0.0, 0.0)
+    better = (labels, scores + labels, questions + 1000)
+    low, high = statistics.auc_difference_interval(better, part, seed=0)
+    own = statistics.auc_interval(labels, scores, questions, seed=0)
+    assert low == pytest.approx(1 - own[1], abs=0.02)
+    assert high == pytest.approx(1 - own[0], abs=0.02)
+
+
+# ---- what is not there ----
+
+
+def test_one_class_is_undefined_and_never_0() -> None:
+    rows = frame().assign(label=1, verdict="hallucinated")
+    found = report(rows)
+    assert "auc" not in found.metrics
+    assert found.undefined["auc/nli"] == "all 120 labels are 1, and both 0 and 1 are needed"
+    assert not [name for name in found.metrics if name.startswith(("auc", "f1/", "precision", "recall/"))]
+    assert found.metrics["prevalence"] == 1.0
+
+
+def test_one_class_at_one_tier_leaves_the_others_defined() -> None:
+    rows = frame()
+    rows.loc[rows["tier"] == "low", ["label", "verdict"]] = [1, "hallucinated"]
+    found = report(rows)
+    assert "auc/nli/low" in found.undefined
+    assert "degradation" in found.undefined
+    assert {"auc", "auc/nli/high", "auc/fused/medium"} <= found.metrics.keys()
+
+
+def test_abstentions_are_neither_right_nor_wrong() -> None:
+    rows = frame()
+    silent = rows.iloc[:30].assign(verdict="abstained", label=0, evidence=0, item=lambda r: r["item"] + "/silent")
+    silent[[name for name in silent if name.startswith(("lexical_", "nli_", "string_"))]] = np.nan
+    both = pd.concat([rows, silent], ignore_index=True)
+    _require_sound(Records(both, None, {}))
+    plain, found = report(rows).metrics, report(both).metrics
+    assert found.pop("abstained") == pytest.approx(30 / 150)
+    assert {name: value for name, value in found.items() if not name.startswith("abstained")} == pytest.approx(
+        {name: value for name, value in plain.items() if not name.startswith("abstained")}
+    )
+
+
+def test_a_score_that_is_missing_is_left_out_and_counted() -> None:
+    rows = frame().assign(ragas_faithfulness=lambda r: 1 - r["label"] * 0.5, error_ragas="")
+    rows.loc[:9, "ragas_faithfulness"], rows.loc[:9, "error_ragas"] = np.nan, "no reply within 60 s"
+    _require_sound(Records(rows, None, {}))
+    found = report(rows)
+    assert (found.metrics["missing/ragas"], found.metrics["missing/fused"], found.metrics["missing/nli"]) == (10, 10, 0)
+    assert found.metrics["auc/ragas"] == 1.0
+    assert found.metrics["auc/nli"] == report(frame()).metrics["auc/nli"]
+    findings = audit(RAG, Records(rows, None, {"counts": {}}), found, RagScore(), replayed=False)
+    (failure,) = [finding for finding in findings if finding.code == "failures"]
+    assert "10 of 120 rows (8%) failed (error_ragas), the most by: no reply within 60 s" in failure.message
+
+
+def test_a_detector_that_has_read_nothing_is_named() -> None:
+    assert report(frame(), detector="ragas").undefined["auc"] == "the records hold no reading of ragas"
+    alone = report(frame().filter(regex="^(?!lexical|string)"))
+    assert alone.undefined["auc"] == "one detector alone is nothing to fuse"
+    assert "auc/nli" in alone.metrics
+
+
+@pytest.mark.parametrize("column", ["group", "item", "tier", "verdict", "label", "length"])
+def test_records_without_a_column_are_refused(column: str) -> None:
+    with pytest.raises(BadInput, match=f"the records have no column {column}; needed are group"):
+        report(frame().drop(columns=column))
+
+
+# ---- baselines, holdout, sweeps ----
+
+
+def test_a_detector_is_held_against_length_and_tier_alone() -> None:
+    rows = frame()
+    rows["length"] = 10 - 5 * rows["label"]  # the shorter, the more hallucinated
+    found = report(rows)
+    assert found.metrics["auc_length"] == 1.0
+    rates = rows.groupby("tier")["label"].transform("mean")
+    assert found.metrics["auc_tier"] == pytest.approx(roc_auc_score(rows["label"], rates))
+    codes = {each.code for each in audit(RAG, Records(rows, None, {"counts": {}}), found, RagScore(), replayed=False)}
+    assert "trivial_baseline" in codes
+
+
+def test_a_detector_that_points_the_wrong_way_is_named() -> None:
+    rows = frame()
+    rows[["nli_min", "nli_mean"]] = 1 - rows[["nli_min", "nli_mean"]]
+    found = audit(RAG, Records(rows, None, {"counts": {}}), report(rows), RagScore(), replayed=False)
+    (inverted,) = [finding for finding in found if finding.code == "detector_inverted"]
+    assert "auc/nli" in inverted.message
+
+
+def test_a_holdout_is_judged_by_what_was_learnt_elsewhere() -> None:
+    train, test = frame(seed=1), frame(20, seed=2)
+    params = RagScore(fusion="logistic", detector="nli")
+    found = RAG.held_out(Records(train, None, {}), Records(test, None, {}), params).metrics
+    seen, held = read_answers(train, params), read_answers(test, params)
+    judged = fit(seen, params)(held.scores)
+    assert found["f1"] == pytest.approx(f1_score(held.labels, judged.calls["nli"]))
+    assert found["auc/fused"] == pytest.approx(roc_auc_score(held.labels, judged.scores["fused"]))
+
+
+def test_many_settings_at_once_give_what_one_gives() -> None:
+    rows = Records(frame(), None, {"counts": {}})
+    many = [RagScore(fusion=f, aggregation=a, detector=d) for f in ("rank", "logistic") for a in ("min", "mean")
+            for d in ("fused", "nli", "ragas")]  # fmt: skip
+    table = RAG.score_many(rows, many, RAG.quick)
+    for params, (_, row) in zip(many, table.iterrows(), strict=True):
+        found = RAG.score(rows, params).metrics
+        for name in RAG.quick:
+            assert row[name] == found[name] if name in found else np.isnan(row[name])
+
+
+def test_a_given_threshold_is_that_of_the_chosen_detector() -> None:
+    rows = frame()
+    found, auto = report(rows, detector="nli", threshold=0.9).metrics, report(rows).metrics
+    assert found["f1"] == pytest.approx(f1_score(rows["label"], 1 - rows["nli_min"] >= 0.9))
+    assert found["f1/string"] == auto["f1/string"]
+
+
+def test_every_figure_can_be_drawn() -> None:
+    for rows in (frame(), frame().query("tier == 'low'").assign(tier="given").drop(columns="achieved")):
+        for draw in report(rows).figures.values():
+            draw().canvas.draw()
