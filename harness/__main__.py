@@ -7,33 +7,22 @@ import json
 import re
 import sys
 import tempfile
-import types
-import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from pydantic.fields import FieldInfo
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from experiments import STAGES
 from harness import cache, hardware, run
+from harness.arguments import parse
 from harness.compare import CompareOptions
+from harness.console import number, progress, show, show_conclusion, show_trials
 from harness.engine import InProcess
-from harness.space import SweepOptions
-from harness.stage import BadInput, Finding, Params, Remedy, Stage
+from harness.stage import BadInput, Remedy, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.conclude import Conclusion
-    from harness.sweep import Sweep, Trial
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; {self.prog} --help lists what is allowed")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    parser, given = _parse(arguments)
+    parser, given = parse(arguments, STAGES)
     if given.command is None:
         parser.print_help()
         return 0
@@ -85,9 +74,9 @@ def _main(arguments: list[str]) -> int:
         settings = _settings(given)
         plan = run.resolve(stage, settings, hardware.load_profiles())
         tracked_run.begin(plan)
-        result = run.execute(plan, _progress)
+        result = run.execute(plan, progress)
         tracked_run.record(result)
-        _print(result)
+        show(result)
         print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
         print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}")
         headline = stage.metrics[0].name
@@ -117,14 +106,14 @@ def _sweep(given: argparse.Namespace) -> int:
         try:
             for trial in study.trials():
                 children.add(**trial.row())
-            study.conduct(InProcess(), _progress, lambda trial: children.add(**trial.row()))
+            study.conduct(InProcess(), progress, lambda trial: children.add(**trial.row()))
         except KeyboardInterrupt:
-            _print_trials(planned, study.trials())
+            show_trials(planned, study.trials())
             raise
         finally:
             children.close()
         trials = study.trials()
-        conclusion = conclude.conclude(planned, trials, study.look(len(trials)), _progress)
+        conclusion = conclude.conclude(planned, trials, study.look(len(trials)), progress)
         children.mark("pareto", {trial.number for trial in sweep.pareto(trials, planned)})
         children.mark("winner", {conclusion.winner.number} if conclusion.winner else set())
         chosen = conclusion.winner.params if conclusion.winner else {}
@@ -142,8 +131,8 @@ def _sweep(given: argparse.Namespace) -> int:
         }
         drawn = conclusion.selection.figures if conclusion.selection else {}
         tracked_run.record_files({**sweep.figures(study), **drawn}, texts | {"figures.html": sweep.interactive(study)})
-        _print_trials(planned, trials)
-        _print_conclusion(conclusion)
+        show_trials(planned, trials)
+        show_conclusion(conclusion)
         print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
         print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}, filter: {planned.filter()}")
         if conclusion.winner is None:
@@ -173,7 +162,7 @@ def _compare(given: argparse.Namespace) -> int:
     runs, _ = listed(options.tags(stage.name))
     table = compare.leaderboard(runs, stage, options)
     shown = table.drop(columns="run_id").head(options.top)
-    print(shown.to_string(index=False, float_format=_number, na_rep="-"))
+    print(shown.to_string(index=False, float_format=number, na_rep="-"))
     with tracked(stage.name, "comparison", name=f"compare {stage.name}") as tracked_run:
         tracked_run.record_table("leaderboard", table)
         metric = options.metric or stage.metrics[0].name
@@ -197,7 +186,7 @@ def _reproduce(given: argparse.Namespace) -> int:
             f"reproduce: cannot be compared, for the {' and '.join(other)} of the run are not these any more"
         )
     with tracked(stage.name, "reproduction", name=f"reproduce {given.run_id[:8]}") as tracked_run:
-        result = run.execute(plan, _progress)
+        result = run.execute(plan, progress)
         table = reproduce.compare(recorded, result)
         tracked_run.record_table("reproduction", table)
         print(table.to_string(index=False, na_rep="-"))
@@ -247,31 +236,6 @@ def _typed(remedy: Remedy) -> str:
     return f"{remedy.setting}={str(remedy.value).lower()}"
 
 
-def _print_trials(planned: Sweep, trials: list[Trial]) -> None:
-    from harness.sweep import pareto
-
-    failed = sum(trial.values is None for trial in trials)
-    more = "; the same command goes on from here" if len(trials) < planned.total else ""
-    print(f"\n{len(trials)} of {planned.total} trials, {failed} failed{more}")
-    for trial in pareto(trials, planned)[:10]:
-        values = ", ".join(
-            f"{name} {_number(value)}" for name, value in zip(planned.space.objectives, trial.values or (), strict=True)
-        )
-        settings = " ".join(f"{name}={value}" for name, value in trial.params.items())
-        print(f"  trial {trial.number:<5} {values}  with {settings}")
-
-
-def _print_conclusion(conclusion: Conclusion) -> None:
-    for name, value in conclusion.metrics.items():
-        if not name.endswith(("_low", "_high")):
-            ends = [
-                conclusion.metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in conclusion.metrics
-            ]
-            interval = f"  [{', '.join(map(_number, ends))}]" if ends else ""
-            print(f"  {name:<26} {_number(value):>12}{interval}")
-    _print_findings(conclusion.findings)
-
-
 def _bench(given: argparse.Namespace) -> int:
     """Measure a stage against its baseline, print the table and keep it as a run of its own."""
     if given.unknown:
@@ -291,7 +255,7 @@ def _bench_tables(given: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame
     if given.stage != "sweep":
         bench = _stage(given.stage).bench
         assert bench is not None  # the parser lists only stages that have one
-        yield "bench", bench(given.device, given.repeats, given.quick, _progress)
+        yield "bench", bench(given.device, given.repeats, given.quick, progress)
         return
     from experiments.detect.bench_score import bench_score, paper_features
     from harness.bench import bookkeeping
@@ -300,77 +264,9 @@ def _bench_tables(given: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame
         file = Path(folder) / "features.parquet"
         cache.write(paper_features()[0], file)
         settings = {"records": str(file), "folds": "5"}
-        yield "bookkeeping", bookkeeping(_stage("detect"), settings, 200 if given.quick else 2000, _progress)
+        yield "bookkeeping", bookkeeping(_stage("detect"), settings, 200 if given.quick else 2000, progress)
     if not given.quick:
-        yield "scoring", bench_score(_progress)
-
-
-def _parse(arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """One subcommand a stage, one option a field.  Only what was typed is in the namespace, so origins are known."""
-    parser = _Parser(prog="python -m harness", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for stage in STAGES:
-        _add_stage(commands, stage, f"python -m harness {stage.name}", {})
-    sweep = commands.add_parser("sweep", help="search a stage's settings: sweep STAGE --trials N", allow_abbrev=False)
-    stages = sweep.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
-    for stage in STAGES:
-        _add_stage(stages, stage, f"python -m harness sweep {stage.name}", {"sweep": SweepOptions})
-    score = commands.add_parser("score", help="score records under new settings: score STAGE --records …")
-    stages = score.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
-    for stage in STAGES:
-        _add_stage(stages, stage, f"python -m harness score {stage.name}", {})
-    compare = commands.add_parser("compare", help="rank tracked runs: compare STAGE", allow_abbrev=False)
-    stages = compare.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
-    for stage in STAGES:
-        command = stages.add_parser(stage.name, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-        command.add_argument("--debug", action="store_true", help="show tracebacks")
-        _add_fields(command, CompareOptions)
-    again = commands.add_parser("reproduce", help="run a tracked run again: reproduce --run_id ID", allow_abbrev=False)
-    again.add_argument("--run-id", help="the id of a run of a stage")
-    again.add_argument("--debug", action="store_true", help="show tracebacks")
-    advise = commands.add_parser("advise", help="what to try after a tracked run: advise --run ID", allow_abbrev=False)
-    advise.add_argument("--run", "--run-id", dest="run_id", help="the id of a run of a stage")
-    advise.add_argument("--debug", action="store_true", help="show tracebacks")
-    bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
-    bench.add_argument("stage", choices=["sweep", *(stage.name for stage in STAGES if stage.bench)])
-    bench.add_argument("--quick", action="store_true", help="the first case only")
-    bench.add_argument("--repeats", type=int, default=3, help="timed runs of each side, in turn [default 3]")
-    bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run [default cpu]")
-    bench.add_argument("--debug", action="store_true", help="show tracebacks")
-    if arguments[:1] in (["sweep"], ["compare"], ["score"]) and "--stage" in arguments[:-1]:  # as `mlflow run` has it
-        at = arguments.index("--stage")
-        arguments = [arguments[0], arguments[at + 1], *arguments[1:at], *arguments[at + 2 :]]
-    hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
-    namespace, unknown = parser.parse_known_args(hyphenated)
-    namespace.unknown = unknown
-    return parser, namespace
-
-
-def _add_stage(commands: Any, stage: Stage[Any, Any], usage: str, more: dict[str, type[Params]]) -> None:
-    """A subcommand with one option a field."""
-    command = commands.add_parser(
-        stage.name,
-        usage=f"{usage} [--SETTING VALUE ...]",
-        help=stage.summary,
-        description=stage.summary,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=110),
-    )
-    command.add_argument("--debug", action="store_true", help="show tracebacks")
-    for title, model in (more | _groups(stage)).items():
-        _add_fields(command.add_argument_group(title), model)
-
-
-def _add_fields(group: Any, model: type[Params]) -> None:
-    for name, field in model.model_fields.items():
-        group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
-
-
-def _flag(word: str) -> str:
-    """`top_n`, as `mlflow run -P` writes it, and `top-n` are the same option; a value behind `=` stays as it is."""
-    name, equals, value = word.partition("=")
-    return f"--{name.replace('_', '-')}{equals}{value}"
+        yield "scoring", bench_score(progress)
 
 
 def _settings(given: argparse.Namespace) -> dict[str, str]:
@@ -386,104 +282,7 @@ def _settings(given: argparse.Namespace) -> dict[str, str]:
     return settings | dict.fromkeys(unknown, "")
 
 
-def _groups(stage: Stage[Any, Any]) -> dict[str, type[Params]]:
-    return {
-        "inference (decides the records)": stage.infer_params,
-        "scoring (needs no model)": stage.score_params,
-        "run": run.RunOptions,
-    }
-
-
-def describe(field: FieldInfo) -> tuple[str, list[str], str]:
-    """What a user may type for a field: its type or choices, its bounds, its default."""
-    names = {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false"}
-    kind = field.annotation
-    union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-    shown: list[str] = []
-    rules = list(field.metadata)
-    for member in typing.get_args(kind) if union else (kind,):
-        if typing.get_origin(member) is typing.Annotated:  # one side of a union may have bounds of its own
-            member, *notes = typing.get_args(member)
-            rules += [rule for note in notes for rule in note.metadata]
-        if typing.get_origin(member) is typing.Literal:
-            shown += map(str, typing.get_args(member))
-        elif member is not type(None):
-            shown.append(names.get(member, str(member)))
-    bounds = [
-        f"{symbol} {getattr(rule, name)}" for rule in rules for name, symbol in _BOUNDS.items() if hasattr(rule, name)
-    ]
-    return "|".join(shown), bounds, "unset" if field.default is None else str(field.default).lower()
-
-
-def _help(field: FieldInfo) -> str:
-    _, bounds, default = describe(field)
-    return f"{field.description} [{'; '.join([*bounds, f'default {default}'])}]".replace("%", "%%")
-
-
 _NOT_SETTINGS = {"command", "stage", "unknown", "debug"}
-_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-
-
-class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
-    """A progress bar that counts by the minute, as speed is reported."""
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        shown = dict(super().format_dict)
-        rate = shown["rate"] or ((self.n - self.initial) / shown["elapsed"] if shown["elapsed"] else 0)
-        return shown | {"per_minute": f"{60 * rate:.0f} {self.unit}/min"}
-
-
-@contextmanager
-def _progress(total: int, description: str, unit: str = "samples", initial: int = 0) -> Iterator[Callable[..., object]]:
-    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left{postfix}]"
-    with _Bar(
-        total=total,
-        desc=description,
-        unit=unit,
-        initial=initial,
-        bar_format=layout,
-        dynamic_ncols=True,
-        mininterval=0.5,
-    ) as bar:
-
-        def advance(count: int, note: str = "") -> None:
-            bar.set_postfix_str(note, refresh=False)
-            bar.update(count)
-
-        yield advance
-
-
-def _print(result: run.Result) -> None:
-    """Metrics, then findings, worst first; of many metrics by part, the stage's summary instead."""
-    metrics = {name: value for name, value in result.metrics().items() if name not in result.shares}
-    summary = result.report.tables.get("summary")
-    print(f"\n{result.plan.stage.name} on {result.plan.machine} as {result.plan.profile.tag}")
-    for name, value in metrics.items():
-        if name.endswith(("_low", "_high")) or (summary is not None and "/" in name and name in result.report.metrics):
-            continue
-        ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
-        interval = f"  [{', '.join(map(_number, ends))}]" if ends else ""
-        print(f"  {name:<22} {_number(value):>12}{interval}")
-    for name, reason in result.report.undefined.items():
-        if summary is None or "/" not in name:
-            print(f"  {name:<22}    undefined  {reason}")
-    if summary is not None:
-        print(f"\n{summary.to_string(index=False, float_format='{:.3f}'.format, na_rep='-')}\n")
-    parts = sorted(((share, name) for name, share in result.shares.items() if name.startswith("share_")), reverse=True)
-    shown = ", ".join(f"{name.removeprefix('share_')} {share:.1%}" for share, name in parts)
-    print(f"  of {result.shares['wall_seconds']:.1f} s: {shown}")
-    _print_findings(result.findings)
-
-
-def _number(value: float) -> str:
-    """Four decimals, or as many digits where those would say nothing."""
-    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3e}"
-
-
-def _print_findings(findings: list[Finding]) -> None:
-    for finding in findings:
-        print(f"  {finding.level.upper():<4}  {finding.code}: {finding.message}")
 
 
 if __name__ == "__main__":

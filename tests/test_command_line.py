@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from experiments.detect import DETECT
 from harness import __main__ as command_line
-from harness import cache, hardware, run
+from harness import cache, console, hardware, run
 from harness.stage import BadInput, Records
 from tests.tiny import TEXT, features, new_store, samples, save_llama, without_own_time, write_jsonl
 
@@ -427,4 +427,4 @@ def test_ctrl_c_marks_the_run_killed(store: str) -> None:
     [(0.5, "0.5000"), (0.0, "0.0000"), (-0.25, "-0.2500"), (4.13e-11, "4.130e-11"), (1e6, "1000000.0000")],
 )
 def test_a_small_number_is_shown_by_its_digits_and_not_as_zero(value: float, shown: str) -> None:
-    assert command_line._number(value) == shown
+    assert console.number(value) == shown

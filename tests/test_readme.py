@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments import STAGES
-from harness.__main__ import describe
+from harness.arguments import describe
 from harness.compare import CompareOptions
 from harness.hardware import Profile, load_profiles
 from harness.run import RunOptions
