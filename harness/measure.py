@@ -29,7 +29,9 @@ _TRACED = 8  # batches that a profile covers: more make a file that no viewer op
 
 @dataclass(frozen=True)
 class Reading:
-    """What was measured since the reading before; seconds are wall time, latencies a sample's share of its batch.
+    """What was measured since the reading before; seconds are wall time.
+
+    `latencies` says of each batch what a sample's share of its seconds is, and how many samples it has.
 
     `peak_rss` is the highest sum of resident bytes of all processes at work so far; the devices' peaks, in bytes by
     device, are those of the framework's allocators (`allocated`) and of the processes as the driver sees them
@@ -39,7 +41,7 @@ class Reading:
 
     session: str
     seconds: float
-    latencies: list[float]
+    latencies: list[tuple[float, int]]
     batches: int
     tokens: int
     padding: int
@@ -81,12 +83,14 @@ class Cost:
     @classmethod
     def of(cls, readings: Sequence[Reading], hardware: str, device: str) -> Cost:
         """The sum of an inference's readings, of whatever session they are."""
-        latencies = [latency for reading in readings for latency in reading.latencies]
-        p50, p95, p99 = (float(p) for p in np.percentile(1e3 * np.asarray(latencies or [0.0]), [50, 95, 99]))
+        latencies = np.asarray([each for reading in readings for each in reading.latencies] or [(0.0, 0)])
+        counts = latencies[:, 1].astype(int)
+        each = np.repeat(1e3 * latencies[:, 0], counts) if counts.any() else np.zeros(1)
+        p50, p95, p99 = (float(p) for p in np.percentile(each, [50, 95, 99]))
         return cls(
             hardware=hardware,
             device=device,
-            samples=len(latencies),
+            samples=int(counts.sum()),
             seconds=sum(reading.seconds for reading in readings),
             warmup_seconds=sum(reading.spent.get("warmup", 0.0) for reading in readings),
             latency_p50_ms=p50,
@@ -177,7 +181,7 @@ class Clock:
             yield
         seconds = self._now() - start
         self._seconds += seconds
-        self._latencies += [seconds / samples] * samples
+        self._latencies.append((seconds / samples, samples))
         self._batches += 1
         self.count(tokens, padding)
 
@@ -271,7 +275,7 @@ class Clock:
         self._total = _sum([self._total, self._spent])
         self._spent = defaultdict(float)
         self._parts: defaultdict[str, float] = defaultdict(float)
-        self._latencies: list[float] = []
+        self._latencies: list[tuple[float, int]] = []
         self._seconds, self._batches, self._tokens, self._padding = 0.0, 0, 0, 0
         self._mark()
 

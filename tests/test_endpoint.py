@@ -173,6 +173,16 @@ def test_a_score_that_cannot_be_had_is_a_reason_and_the_others_stay(server: Endp
     assert len(of_unlucky) <= 2 * (1 + 1)  # two metrics, each asked again once
 
 
+@pytest.mark.parametrize("nonsense", [completion("I'd rather not say"), completion('{"statements": ')])
+def test_a_reply_that_is_not_what_was_asked_for_is_not_kept(server: Endpoint, nonsense: Any) -> None:
+    server.answer = lambda _: nonsense
+    (first,) = judge.judged(params(server, retries=0), [ANSWER])
+    assert isinstance(first, str)
+    server.answer = as_judge
+    (again,) = judge.judged(params(server, retries=0), [ANSWER])
+    assert isinstance(again, dict)
+
+
 def test_the_key_is_in_a_header_and_nowhere_else(
     server: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,9 +135,11 @@ def test_answers_of_a_batch_are_those_given_alone() -> None:
         for i, question in enumerate(dataset.questions)
     ]
     together, tokens, padding = generate.answer(model, prompts, 40)
-    assert together == [generate.answer(model, [prompt], 40)[0][0] for prompt in prompts]
-    assert padding == sum(max(map(len, prompts)) - len(prompt) for prompt in prompts)
-    assert tokens >= sum(map(len, prompts)) + len(prompts)
+    alone = [generate.answer(model, [prompt], 40) for prompt in prompts]
+    assert together == [texts[0] for texts, _, _ in alone]
+    assert tokens == sum(useful for _, useful, _ in alone)  # neither padding before a prompt nor after an answer counts
+    assert padding > sum(max(map(len, prompts)) - len(prompt) for prompt in prompts)
+    assert [padded for _, _, padded in alone] == [0] * len(prompts)
 
 
 def test_passages_that_the_window_cannot_hold_are_left_out_and_counted() -> None:

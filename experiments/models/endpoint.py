@@ -94,7 +94,7 @@ class Transport(httpx2.AsyncBaseTransport):
                 except httpx2.TransportError as error:
                     fault = f"{type(error).__name__}: {reason(error)}"
                 else:
-                    if response.status_code == 200 and _sound(body):
+                    if response.status_code == 200 and _sound(body, content):
                         _keep(kept, body)
                         return _reply(body)
                     if response.status_code not in _PASSING and 300 <= response.status_code < 500:
@@ -115,13 +115,21 @@ def _reply(body: bytes) -> httpx2.Response:
     return httpx2.Response(200, headers={"content-type": "application/json"}, content=body)
 
 
-def _sound(body: bytes) -> bool:
-    """Whether a reply has what a completion or an embedding must have; what is in it is the caller's to judge."""
+def _sound(body: bytes, request: bytes) -> bool:
+    """Whether a reply has what a completion or an embedding must have, and where JSON was asked for an object in it.
+
+    What stands in that object, and a refusal, is the caller's to judge.
+    """
     try:
         found = json.loads(body)
-    except ValueError:
+        if not isinstance(found, dict) or not (found.get("choices") or found.get("data")):
+            return False
+        if "response_format" in json.loads(request) and not (message := found["choices"][0]["message"]).get("refusal"):
+            text = message["content"]
+            json.loads(text[text.index("{") : text.rindex("}") + 1])  # it may stand between fences
+    except (ValueError, LookupError, TypeError, AttributeError):
         return False
-    return isinstance(found, dict) and bool(found.get("choices") or found.get("data"))
+    return True
 
 
 def _keep(path: Path, body: bytes) -> None:

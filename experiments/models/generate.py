@@ -23,7 +23,7 @@ def prepare(model: LanguageModel) -> None:
 
 @torch.no_grad()  # not inference_mode, inside which generate returns nothing
 def answer(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[list[str], int, int]:
-    """Continue each prompt (token ids) greedily; the texts, and how many tokens were computed and were padding."""
+    """Continue each prompt (token ids) greedily; the texts, and how many tokens were useful and padding."""
     tokenizer, network = model.tokenizer, model.network
     end = network.generation_config.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end[0] if isinstance(end, list) else end
@@ -38,5 +38,5 @@ def answer(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_token
     )
     new = found[:, width:]
     texts = [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
-    computed = sum(map(len, prompts)) + new.numel()
-    return texts, computed, ids.numel() - sum(map(len, prompts))
+    useful = int(mask.sum()) + int((new != pad).sum())  # what comes after an answer's end is padding as well
+    return texts, useful, found.numel() - useful

@@ -20,7 +20,9 @@ def more_passes(records: Records, report: Report, params: MontecarloScore) -> It
     if report.metrics.get("gate", _USABLE) < _USABLE:
         predicted = report.metrics.get("passes_predicted")
         advice = f"about {predicted:.0f} passes are" if predicted else "no number of passes is"
-        yield Finding("info", "passes_needed", f"{advice} predicted to pass the gate with {params.statistic}")
+        yield Finding(
+            "info", "passes_needed", f"{advice} predicted to pass the gate with {params.statistic}; set passes"
+        )
 
 
 def reliable_but_not_valid(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
@@ -55,7 +57,7 @@ def prediction_missed(records: Records, report: Report, params: MontecarloScore)
         yield Finding(
             "warn",
             "prediction_missed",
-            f"the ICC predicted from the fewest passes is off by {gap:.2f} at actual prefixes: choose T by those",
+            f"the ICC predicted from the fewest passes is off by {gap:.2f} at actual prefixes; choose T by those",
         )
 
 
@@ -80,11 +82,11 @@ def images_not_plain(records: Records, report: Report, params: MontecarloScore) 
     if broken:
         named = "; ".join(f"{name}: {why}" for name, why in list(broken.items())[:_NAMED])
         more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-        yield Finding("warn", "images_broken", f"{named}{more}")
+        yield Finding("warn", "images_broken", f"{named}{more}; they are left out everywhere: replace or remove them")
     counts = records.origin.get("counts", {})
     for name, what in (
-        ("animated", "hold more than one frame: only the first was looked at"),
-        ("sixteen_bit", "have 16 bits a channel: the upper eight were looked at"),
+        ("animated", "hold more than one frame; only the first was looked at: cut them up to have the others"),
+        ("sixteen_bit", "have 16 bits a channel; the upper eight were looked at: scale them if the lower ones matter"),
     ):
         if counts.get(name):
             yield Finding("info", f"images_{name}", f"{counts[name]} images {what}")

@@ -22,7 +22,8 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
     yield Remedy(
         "quality", "statistic", "trace_post", f"the uncertainty is {settings['statistic']}, which lengths move"
     )
-    yield Remedy("quality", "sites", "all-linear", f"dropout is at {settings['sites']} only")
+    if _reaches_attention(settings):
+        yield Remedy("quality", "sites", "all-linear", f"dropout is at {settings['sites']} only")
     yield Remedy("quality", "dropout", min(0.9, 3 * settings["dropout"]), f"dropout is {settings['dropout']:g}")
 
 
@@ -45,4 +46,10 @@ def _speed(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterato
     why = (
         f"sites are {settings['sites']}; in late layers alone only these are computed again, which is another estimator"
     )
-    yield Remedy("speed", "sites", "last-1", f"{why}: see whether it is as valid")
+    late = "last-1" if _reaches_attention(settings) else "projection"
+    yield Remedy("speed", "sites", late, f"{why}: see whether it is as valid")
+
+
+def _reaches_attention(settings: Mapping[str, Any]) -> bool:
+    """Whether dropout can be hooked into attention's own layers, which torch's MultiheadAttention never calls."""
+    return bool(settings["attention"] == "split" or settings["library"] == "transformers")

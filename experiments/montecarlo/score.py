@@ -243,7 +243,7 @@ def _measure_reliability(
                 name = f"/{statistic.removeprefix('trace_')}_T{each}"
                 report.measure(f"icc{name}", lambda own=own: own.icc)  # type: ignore[misc]
                 _measure_trials(report, own, name)
-    report.tables["reliability"] = pd.DataFrame(rows)
+    report.tables["summary"] = pd.DataFrame(rows)
 
 
 def _measure_trials(report: Report, trials: Trials, part: str) -> None:
