@@ -45,10 +45,13 @@ def undefined_metrics(stage: Stage[Any, Any], report: Report) -> Iterator[Findin
         yield Finding(
             "fail", "headline_undefined", f"{headline} is undefined: {reason}; it takes other data, or more of them"
         )
-    if others := [f"{name} ({reason})" for name, reason in report.undefined.items() if name != headline]:
-        yield Finding(
-            "info", "undefined", f"not computed: {', '.join(others)}; leave them out of any table, they are not 0"
-        )
+    others: dict[str, list[str]] = {}
+    for name, reason in report.undefined.items():
+        if name != headline:
+            others.setdefault(reason, []).append(name)
+    if others:
+        told = ", ".join(f"{_some(names)} ({reason})" for reason, names in others.items())
+        yield Finding("info", "undefined", f"not computed: {told}; leave them out of any table, they are not 0")
 
 
 def bad_features(stage: Stage[Any, Any], records: Records) -> Iterator[Finding]:

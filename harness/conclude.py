@@ -59,7 +59,8 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], looks: int, progress: Progre
     best = winner(trials, sweep)
     if best is None or best.values is None:
         reasons = "; ".join(dict.fromkeys(trial.outcome.reason for trial in trials if trial.outcome.reason))
-        message = f"no trial finished within the constraints: {reasons[:500] or 'each broke one'}"
+        broken = f"each broke one of {', '.join(map(str, sweep.space.constraints))}"
+        message = f"no trial finished within the constraints: {reasons[:500] or broken}; more trials, or a wider space"
         return Conclusion(None, metrics=counts, findings=[Finding("fail", "no_winner", message)])
     plan = with_settings(sweep.plan, best.params)
     seen, held = parts(sweep.task, plan, progress)
