@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import STAGES
-from harness import cache, hardware, run
+from harness import cache, hardware, run, space
 from harness.arguments import parse
 from harness.compare import CompareOptions
 from harness.console import number, progress, show, show_conclusion, show_trials
@@ -219,7 +220,9 @@ def _advise(given: argparse.Namespace) -> int:
     for goal, (need, remedies) in found.items():
         print(f"\n{goal}: {need}")
         if goal == "quality":
-            print(f"  python -m harness sweep {stage.name} --records {given.run_id}  (searches the scoring settings)")
+            searched = space.load(None, stage, {"peak_rss_gb": 0}).searched  # records cannot be searched for others
+            again = "" if searched.keys() & stage.infer_params.model_fields.keys() else f" --records {given.run_id}"
+            print(f"  python -m harness sweep {stage.name}{again}  (searches {', '.join(searched)})")
         for remedy in remedies:
             print(f"  {_typed(remedy):<28} {remedy.why}")
         if not remedies:
@@ -227,7 +230,9 @@ def _advise(given: argparse.Namespace) -> int:
     tried = [remedy for _, remedies in found.values() for remedy in remedies]
     if tried:
         kept = [name for name in params if tags.get(f"origin.{name}") == "given" and name != tried[0].setting]
-        words = " ".join(f"-P {each}" for each in [*(f"{name}={params[name]}" for name in kept), _typed(tried[0])])
+        typed = [f"{name}={params[name]}" for name in kept]
+        typed += ["hardware_unchecked=true"] if "hardware_unchecked" in tags else []
+        words = " ".join(f"-P {shlex.quote(each)}" for each in [*typed, _typed(tried[0])])
         print(f"\nnext: mlflow run . -e {stage.name} {words}\nthen: mlflow run . -e compare -P stage={stage.name}")
     return 0
 

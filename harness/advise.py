@@ -11,6 +11,9 @@ from harness.stage import BadInput, Goal, Remedy, Stage
 
 _FULL = 0.85  # of the memory: beyond this share a longer input may not fit
 _GOOD = 0.8  # of the way from guessing to perfect
+_OUT_OF_MEMORY = (  # as torch says it of a GPU and of the processor, Python, the kernel, joblib and CUDA's libraries
+    "out of memory", "memoryerror", "allocate memory", "unable to allocate", "killed", "sigkill", "alloc_failed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,7 @@ def _needs(stage: Stage[Any, Any], run: Past) -> Iterator[tuple[Goal, str]]:
 
 
 def _needs_of_inference(run: Past) -> Iterator[tuple[Goal, str]]:
-    words = run.error.lower()
-    if "out of memory" in words or "memoryerror" in words or "killed" in words:
+    if any(words in run.error.lower() for words in _OUT_OF_MEMORY):
         yield "memory", f"it failed: {' '.join(run.error.split())[:200]}"
     elif run.memory_gb:
         peak = "peak_device_gb" if "peak_device_gb" in run.metrics else "peak_rss_gb"
@@ -73,21 +75,23 @@ def _needs_of_inference(run: Past) -> Iterator[tuple[Goal, str]]:
 
 
 def _needs_of_scoring(stage: Stage[Any, Any], run: Past) -> Iterator[tuple[Goal, str]]:
-    headline = stage.metrics[0]
-    value = run.metrics.get(headline.name)
-    if value is not None and headline.direction != "none":
-        chance, sign = headline.chance or 0.0, 1 if headline.direction == "maximize" else -1
-        enough = headline.usable if headline.usable is not None else chance + _GOOD * (1 - chance)
-        if sign * (value - enough) < 0:
-            ends = [run.metrics.get(f"{headline.name}_{end}") for end in ("low", "high")]
+    headline, *others = stage.metrics
+    for metric in (headline, *(metric for metric in others if metric.usable is not None)):
+        value, chance = run.metrics.get(metric.name), metric.chance or 0.0
+        enough = metric.usable if metric.usable is not None else chance + _GOOD * (1 - chance)
+        if value is not None and metric.direction == "maximize" and value < enough:
+            ends = [run.metrics.get(f"{metric.name}_{end}") for end in ("low", "high")]
             interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if None not in ends else ""
-            yield "quality", f"{headline.name} {value:.3f}{interval}"
+            yield "quality", f"{metric.name} {value:.3f}{interval}"
+            return
 
 
 def _possible(stage: Stage[Any, Any], run: Past, profile: Profile, remedy: Remedy) -> bool:
     """Whether it is a change, the stage takes it beside the run's other settings, and the machine can do it."""
     if run.settings.get(remedy.setting) == remedy.value:
         return False
+    if not run.inferred and remedy.setting in stage.infer_params.model_fields:
+        return False  # the records are made, by settings unknown here
     limit = profile.cannot.get(remedy.setting)
     if limit is not None and limit.forbids(remedy.value):
         return False

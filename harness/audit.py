@@ -56,6 +56,7 @@ def undefined_metrics(stage: Stage[Any, Any], report: Report) -> Iterator[Findin
 
 def bad_features(stage: Stage[Any, Any], records: Records) -> Iterator[Finding]:
     """Constant feature columns, and values that their definition rules out."""
+    constant: dict[str, None] = {}
     for prefix, (low, high) in stage.feature_ranges(records).items():
         columns = records.frame.filter(regex=f"^{prefix}").astype(float)
         if columns.empty:
@@ -70,13 +71,15 @@ def bad_features(stage: Stage[Any, Any], records: Records) -> Iterator[Finding]:
                 f" {low:g} to {high:g}, from {columns.min().min():.3g} to {columns.max().max():.3g}; such a value"
                 " cannot be what its name says: look at how it was computed and in which precision",
             )
-        constant = [name for name, varies in (columns.min() < columns.max()).items() if not varies]
-        if len(columns) > 1 and constant:
-            yield Finding(
-                "warn",
-                "feature_constant",
-                f"{_some(constant)}: the same value in every row, so no use; look at how it was computed",
-            )
+        if len(columns) > 1:
+            same = columns.min() == columns.max()  # neither where a column has no value at all
+            constant |= dict.fromkeys(str(name) for name in same.index[same])
+    if constant:
+        yield Finding(
+            "warn",
+            "feature_constant",
+            f"{_some(constant)}: the same value in every row, so no use; look at how it was computed",
+        )
 
 
 def failures_scored(stage: Stage[Any, Any], records: Records) -> Iterator[Finding]:
@@ -85,12 +88,17 @@ def failures_scored(stage: Stage[Any, Any], records: Records) -> Iterator[Findin
     empty = frame["evidence"] == 0 if "evidence" in frame else pd.Series(False, frame.index)
     kinds = {"failures_scored": "that failed", "empty_scored": "with nothing to judge by"}
     found: dict[str, list[tuple[str, int, float]]] = {code: [] for code in kinds}  # columns, how many, their mean
-    for prefix in stage.feature_ranges(records):
-        failed = _failed(frame, "error") | _failed(frame, f"error_{prefix.rstrip('_')}")
-        for name, column in frame.filter(regex=f"^{prefix}").items():
-            for code, rows in (("failures_scored", failed), ("empty_scored", empty & ~failed)):
-                if count := int(column[rows].notna().sum()):
-                    found[code].append((str(name), count, float(column[rows].mean())))
+    prefixes = tuple(stage.feature_ranges(records))
+    for name, column in frame.items():
+        if not str(name).startswith(prefixes):
+            continue
+        failed = _failed(frame, "error")
+        for error in frame.filter(regex="^error_"):
+            if str(name).startswith(f"{str(error).removeprefix('error_')}_"):
+                failed |= _failed(frame, str(error))
+        for code, rows in (("failures_scored", failed), ("empty_scored", empty & ~failed)):
+            if count := int(column[rows].notna().sum()):
+                found[code].append((str(name), count, float(column[rows].mean())))
     for code, columns in found.items():
         if columns:
             yield Finding(
@@ -151,15 +159,16 @@ def confounded(stage: Stage[Any, Any], report: Report) -> Iterator[Finding]:
     for metric in (metric for metric in stage.metrics if metric.within_of):
         whole = str(metric.within_of)
         low, chance = report.metrics.get(f"{whole}_low"), metric.chance
-        parts = {  # those with an interval
-            name.removesuffix("_low"): value
-            for name, value in report.metrics.items()
-            if name.startswith(f"{metric.name}/") and name.endswith("_low")
+        parts = {  # those with an interval, and where it begins
+            name: report.metrics[f"{name}_low"]
+            for name in report.metrics
+            if name.startswith(f"{metric.name}/") and f"{name}_low" in report.metrics
         }
         if low is None or chance is None or not parts or low <= chance:
             continue
         mean = sum(report.metrics[part] for part in parts) / len(parts)
-        if max(parts.values()) <= chance and mean < low:
+        # Small groups have wide intervals, so that half of the result must be gone as well.
+        if max(parts.values()) <= chance and mean - chance < (report.metrics[whole] - chance) / 2:
             yield Finding(
                 "warn",
                 "confounded",
@@ -250,7 +259,7 @@ def unmeasured_cost(records: Records, replayed: bool) -> Iterator[Finding]:
 
 
 def _failed(frame: pd.DataFrame, column: str) -> pd.Series[bool]:
-    return frame[column].fillna("") != "" if column in frame else pd.Series(False, frame.index)
+    return frame[column].notna() & (frame[column] != "") if column in frame else pd.Series(False, frame.index)
 
 
 def _some(names: Iterable[Any]) -> str:

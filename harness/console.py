@@ -56,7 +56,8 @@ def show(result: run.Result) -> None:
         return summary is not None and "/" in name and name.partition("/")[0] in summary
 
     for name, value in metrics.items():
-        if not name.endswith(("_low", "_high")) and not summarised(name):
+        stem, _, end = name.rpartition("_")
+        if not (end in {"low", "high"} and stem in metrics) and not summarised(name):
             ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
             interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
             print(f"  {name:<26} {number(value):>12}{interval}")

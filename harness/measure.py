@@ -23,13 +23,14 @@ N = TypeVar("N", int, float)
 
 _GB = 2**30
 _PAUSE = 0.25  # seconds between two looks at memory, at least
-_RARELY = 300  # and at least so many times what a look takes: a third of a percent
+_RARELY = 300  # and so many times what a look takes, a third of a percent,
+_RAREST = 5.0  # but no longer than this
 _TRACED = 8  # batches that a profile covers: more make a file that no viewer opens
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was measured since the reading before; seconds are wall time.
+    """What was measured since the reading before; seconds are wall time, all of it but for warm-up.
 
     `latencies` says of each batch what a sample's share of its seconds is, and how many samples it has.
 
@@ -57,6 +58,8 @@ class Reading:
 class Cost:
     """The measured price of one inference; memory in GiB, warm-up left out of every rate and percentile.
 
+    `seconds` run from batch to batch, with what is done between them (tokenising, writing); latencies are of the
+    batches alone.  `tokens` are those of every sample: one that several share, computed once, counts for each.
     `rss_before_gb` is the process before the model was loaded (interpreter and libraries), to be
     subtracted from `peak_rss_gb` when only the pipeline's share is wanted.  `sessions` counts the processes that
     one after the other made the records, more than one where a run was killed and resumed.
@@ -122,7 +125,7 @@ class Cost:
                 figures |= {name: max(value.values())} | {f"{name}/{device}": gb for device, gb in value.items()}
             elif isinstance(value, int | float):
                 figures[name] = float(value)
-        if self.seconds > 0:
+        if self.samples and self.seconds > 0:
             figures["samples_per_min"] = 60 * self.samples / self.seconds
         if self.tokens and self.seconds > 0:
             figures["tokens_per_s"] = self.tokens / self.seconds
@@ -140,6 +143,7 @@ class Clock:
 
     def __init__(self, *, profile: bool = False) -> None:
         self._session = uuid.uuid4().hex
+        self._thread = threading.get_ident()
         self._began = time.perf_counter()
         self._profiler = _Profiler() if profile else None
         self._rss_before = psutil.Process().memory_info().rss
@@ -153,7 +157,13 @@ class Clock:
 
     @contextmanager
     def spending(self, kind: Kind) -> Iterator[None]:
-        """Time work of a kind; what another kind takes inside it is counted there only."""
+        """Time work of a kind; what another kind takes inside it is counted there only.
+
+        What other threads do beside this clock's own takes no wall time of the run, and is not counted.
+        """
+        if threading.get_ident() != self._thread:
+            yield
+            return
         outside, self._inner = self._inner, 0.0
         start = self._now()
         try:
@@ -176,11 +186,11 @@ class Clock:
 
         `padding` are tokens computed beside the useful ones.
         """
-        start = self._now()
-        with self.spending("model"), self._profiler.batch() if self._profiler else nullcontext():
-            yield
-        seconds = self._now() - start
-        self._seconds += seconds
+        with self._profiler.batch() if self._profiler else nullcontext():
+            start = self._now()
+            with self.spending("model"):
+                yield
+            seconds = self._now() - start
         self._latencies.append((seconds / samples, samples))
         self._batches += 1
         self.count(tokens, padding)
@@ -200,13 +210,11 @@ class Clock:
             self._parts[name] += time.perf_counter() - start
 
     def join(self, reading: Reading) -> None:
-        """Take in a batch that another process has computed: here it took the time since the lap before."""
+        """Take in a batch that another process has computed, while this one waited since the lap before."""
         self._elsewhere[reading.session] = reading
-        seconds = time.perf_counter() - self._lap
-        waited = seconds - (sum(self._spent.values()) - self._spent_at_lap)
+        waited = time.perf_counter() - self._lap - (sum(self._spent.values()) - self._spent_at_lap)
         for kind, part in reading.spent.items():
             self._spent[kind] += waited * part / sum(reading.spent.values())
-        self._seconds += seconds
         self._latencies += reading.latencies
         self._batches += reading.batches
         self._tokens += reading.tokens
@@ -217,7 +225,7 @@ class Clock:
         others = list(self._elsewhere.values())
         reading = Reading(
             session=self._session,
-            seconds=self._seconds,
+            seconds=time.perf_counter() - self._lap,
             latencies=self._latencies,
             batches=self._batches,
             tokens=self._tokens,
@@ -276,7 +284,7 @@ class Clock:
         self._spent = defaultdict(float)
         self._parts: defaultdict[str, float] = defaultdict(float)
         self._latencies: list[tuple[float, int]] = []
-        self._seconds, self._batches, self._tokens, self._padding = 0.0, 0, 0, 0
+        self._batches, self._tokens, self._padding = 0, 0, 0
         self._mark()
 
     def _mark(self) -> None:
@@ -304,13 +312,16 @@ class _Memory:
         self.on_device: dict[str, int] = {}
 
     def watch(self, stop: threading.Event) -> None:
-        """Look until told to stop, so rarely that it costs next to nothing."""
+        """Look until told to stop, so rarely that it costs next to nothing, and a last time then."""
         started = time.thread_time()
-        pause = _PAUSE
-        while not stop.wait(pause):
+        if _cuda():
+            _driver_view(set())  # the first question to the driver takes longest
+        pause, stopped = _PAUSE, False
+        while not stopped:
+            stopped = stop.wait(pause)
             before = time.thread_time()
             self.look()
-            pause = max(_PAUSE, _RARELY * (time.thread_time() - before))
+            pause = min(_RAREST, max(_PAUSE, _RARELY * (time.thread_time() - before)))
         self.seconds += time.thread_time() - started
 
     def look(self) -> None:
@@ -339,20 +350,19 @@ class _Profiler:
         yield
         self._batches += 1
         if self._batches == _TRACED:
-            self._stop()
+            self._profile.stop()
 
     def trace(self) -> bytes | None:
-        if 0 < self._batches < _TRACED:
-            self._stop()
-        return self._trace
-
-    def _stop(self) -> None:
+        if self._batches == 0 or self._trace:
+            return self._trace
+        if self._batches < _TRACED:
+            self._profile.stop()
         self._batches = _TRACED
-        self._profile.stop()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "trace.json"
             self._profile.export_chrome_trace(str(file))
             self._trace = gzip.compress(file.read_bytes())
+        return self._trace
 
 
 def _cuda() -> Any:
@@ -391,9 +401,9 @@ def _driver_view(pids: set[int]) -> dict[str, int]:
         pynvml.nvmlInit()
         for i in range(_cuda().device_count()):
             gpu = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{_cuda().get_device_properties(i).uuid}")
-            ours = [each for each in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu) if each.pid in pids]
-            if ours:
-                held[f"cuda:{i}"] = sum(each.usedGpuMemory or 0 for each in ours)
+            found = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+            if ours := [each.usedGpuMemory for each in found if each.pid in pids and each.usedGpuMemory is not None]:
+                held[f"cuda:{i}"] = sum(ours)
     except pynvml.NVMLError:
         return {}
     return held

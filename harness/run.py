@@ -124,6 +124,9 @@ def execute(plan: Plan, progress: Progress) -> Result:
     with clock.spending("scoring"):
         report = plan.stage.score(records, plan.score)
         findings = audit(plan.stage, records, report, plan.score, replayed)
+    if plan.options.profile and clock.trace is None:
+        why = "no batch was computed in this process, so there is no trace; infer anew, with workers=1"
+        findings.append(Finding("info", "no_trace", why))
     settings = {name: value for name, value in plan.settings.items() if name != "records"}
     digests = digests | {"config": digest(settings)}  # a new dict: the old one is the records' own
     surroundings = environment(plan.machine)

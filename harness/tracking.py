@@ -51,7 +51,8 @@ class Tracked:
         """Log what is about to be run, and where, so that a run that fails says so too."""
         self._record_params(plan.settings)
         tags = {"hardware": plan.profile.tag, "device": plan.machine.name, "memory_gb": f"{plan.machine.memory_gb:.1f}"}
-        tags |= {f"origin.{name}": plan.origins[name] for name in plan.settings if plan.origins[name] != "default"}
+        named = [*plan.settings, "hardware"]
+        tags |= {f"origin.{name}": plan.origins[name] for name in named if plan.origins[name] != "default"}
         self.client.log_batch(self.run_id, tags=[RunTag(name, value[:_LONGEST]) for name, value in tags.items()])
 
     def record(self, result: Result) -> None:

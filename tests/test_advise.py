@@ -11,6 +11,7 @@ import pytest
 
 from experiments import STAGES
 from experiments.detect import DETECT
+from experiments.montecarlo import MONTECARLO
 from harness import __main__ as command_line
 from harness import advise
 from harness.__main__ import main
@@ -47,6 +48,31 @@ def test_out_of_memory_quantise_then_shorten_then_compute_less_at_once_then_offl
     assert OUT_OF_MEMORY in advise.advise(DETECT, past, GPU)["memory"][0]
     last = {"precision": "nf4", "max_sequence_length": 4000, "batch_tokens": 1, "cleanup_every": 1}
     assert tried("memory", run(OUT_OF_MEMORY, **last)) == ["max_sequence_length=2000", "device_map=auto"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:120] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "RuntimeError: Error code 12 (Cannot allocate memory)",
+        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 7.28 TiB for an array",
+        "TerminatedWorkerError: A worker process was killed by the Operating System. The exit codes are {SIGKILL(-9)}",
+        "RuntimeError: cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_want_of_memory_is_known_by_whatever_says_so(error: str) -> None:
+    assert tried("memory", run(error))
+
+
+def test_a_gate_that_is_not_met_calls_for_quality_though_the_headline_is_fine() -> None:
+    every = MONTECARLO.infer_params().model_dump() | MONTECARLO.score_params().model_dump() | {"passes": "4,16"}
+    metrics = {"icc": 0.81, "snr": 4.2, "spearman": 0.67, "gate": 1.0, "passes_predicted": 27.0}
+    need, remedies = advise.advise(MONTECARLO, Past(every, metrics, "", 24.0), GPU)["quality"]
+    assert need == "spearman 0.670"
+    assert ("passes", "4,16,27") in {(each.setting, each.value) for each in remedies}
+    scored = Past(every, metrics, "", 24.0, inferred=False)
+    settings = {each.setting for each in advise.advise(MONTECARLO, scored, GPU)["quality"][1]}
+    assert settings <= MONTECARLO.score_params.model_fields.keys()
 
 
 def test_memory_that_is_nearly_full_is_as_good_as_none_and_else_nothing_is_said() -> None:

@@ -18,7 +18,7 @@ import pytest
 from experiments.detect import DETECT
 from experiments.detect.params import DetectScore
 from experiments.detect.released import read_released
-from harness.audit import audit
+from harness.audit import audit, confounded
 from harness.stage import Finding, Metric, Records, Report, Stage
 
 RNG = np.random.default_rng(1)
@@ -111,6 +111,15 @@ def test_what_is_chosen_on_the_test_set_looks_better_than_it_is() -> None:
     assert "auc_out_of_fold" in found["in_sample"].message
 
 
+def test_groups_too_small_to_tell_are_not_called_confounded() -> None:
+    inside = {f"auc_in_task/{task}": 0.72 for task in ("talk", "faq_low")}
+    inside |= {f"{name}_{end}": value for name in inside for end, value in (("low", 0.48), ("high", 0.9))}
+    whole = {"auc": 0.8, "auc_low": 0.75, "auc_high": 0.85}
+    assert list(confounded(DETECT, Report(whole | inside))) == []
+    lower = {name: value - 0.2 for name, value in inside.items()}
+    assert [finding.code for finding in confounded(DETECT, Report(whole | lower))] == ["confounded"]
+
+
 def test_every_finding_says_what_to_do() -> None:
     frames: list[Callable[[], pd.DataFrame]] = [confounded_by_task, confounded_by_length, noise_to_choose_from]
     worst = {"counts": {"errors": 90, "skipped": 1, "answers_cut": 1, "kept": 100}}
@@ -159,7 +168,7 @@ def test_judge_failures_that_were_counted_as_zeros_are_found(judgements: dict[st
 
 
 def test_a_failure_of_one_kind_of_feature_is_no_failure_of_the_others() -> None:
-    stage = replace(JUDGED, feature_ranges=lambda _: {"nli_": (0.0, 1.0), "ragas_": (0.0, 1.0)})
+    stage = replace(JUDGED, feature_ranges=lambda _: {"nli_m": (0.0, 1.0), "ragas_f": (0.0, 1.0)})
     scores = np.linspace(0, 1, 50)
     error = ["timeout" if i < 2 else "" for i in range(50)]
     frame = pd.DataFrame({"nli_min": scores, "ragas_faithfulness": scores, "error_ragas": error})

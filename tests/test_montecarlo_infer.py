@@ -462,6 +462,24 @@ def test_sigkill_costs_one_batch_and_the_same_command_gives_the_records_of_an_un
     assert (resumed.cost.sessions, resumed.cost.batches) == (2, 300)
 
 
+@pytest.mark.parametrize("raised", [TypeError("Missing dimensions"), IndexError(), KeyError("x"), OSError("truncated")])
+def test_whatever_a_damaged_file_makes_the_decoder_raise_the_others_are_computed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    real = images.decode
+
+    def decode(path: Path) -> images.Decoded:
+        if path.name == "1.png":
+            raise raised
+        return real(path)
+
+    monkeypatch.setattr(images, "decode", decode)
+    records = execute(images=folder).records
+    assert set(records.origin["broken"]) == {"eight/1.png", "three/1.png"}
+    assert records.origin["counts"]["errors"] == 2
+    assert records.frame["image"].nunique() == COUNT - 2
+
+
 # ---- what comes out beside the statistics ----
 
 

@@ -369,3 +369,22 @@ def test_a_folder_of_records_is_known_by_its_contents(tmp_path: Path) -> None:
     assert digest() == first
     save(tmp_path / "a_T8.npz")
     assert digest() != first
+
+
+def test_of_noise_nothing_is_predicted() -> None:
+    """More passes of nothing are nothing: Spearman-Brown on a reliability below zero would give any number."""
+    frame = pd.DataFrame(
+        [
+            {"image": f"i{i}", "variant": "original", "trial": k, "passes": passes, "u_trace_post": value}
+            for passes, seed in ((4, 0), (16, 1))
+            for k, row in enumerate(np.random.default_rng(seed).random((3, 5)))
+            for i, value in enumerate(row)
+        ]
+    )
+    frame["u_trace_post"] -= frame.groupby(["passes", "image"])["u_trace_post"].transform("mean")
+    report = MONTECARLO.score(Records(frame, None, {"counts": {}}), MontecarloScore())
+    assert report.metrics["icc"] < 0
+    assert {"prediction_gap", "passes_predicted"} <= report.undefined.keys()
+    scaling = report.tables["scaling"]
+    assert scaling[["icc_predicted", "snr_predicted", "spearman_predicted"]].isna().all(axis=None)
+    report.figures["scaling"]()

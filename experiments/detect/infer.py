@@ -51,15 +51,16 @@ def infer(params: DetectInfer, context: Context) -> Records:
         batch_tokens = _batch_tokens(params, described, compute, samples, context)
         checked = _check(params, described, model, compute, heads, samples, context)
         del model
-    clock.forget_peak()
     journal = context.journal
     encoded = _timed(clock, _encoded(params, described, _prompts_together(samples)))
     batches = _left(extract.batches(encoded, batch_tokens), journal.done)
     if params.workers == 1:
+        clock.forget_peak()
         computed = here(compute, batches, clock)
     else:
         del compute
         tidy_up()
+        clock.forget_peak()
         computed = in_workers(params, context.device, heads, batches, clock)
     with context.progress(len(samples), "detect") as advance:
         advance(len(journal.done))

@@ -133,8 +133,9 @@ _stack = ExitStack()  # of a worker: what stays hooked in until it ends
 
 @lru_cache(maxsize=1)
 def _worker(job: Job, file: str, shape: tuple[int, ...], pair: tuple[Row, ...]) -> tuple[Encoder, Pixels, Clock]:
-    """This worker's encoder, loaded at its first task."""
+    """This worker's encoder, loaded at its first task; the hooks, and with them the memory, of one before are gone."""
     die_with_parent()
+    _stack.close()
     device = job.device
     if device == "cuda":
         number = re.search(r"\d+$", multiprocessing.current_process().name)

@@ -19,9 +19,6 @@ _ALLOWED = "a folder of images, a folder with one folder a class, a .txt with a 
 _BLUR = 0.05  # of the shorter side: the blur's standard deviation
 _DOWNSAMPLE = 8
 _THUMBNAIL = 64  # pixels of its longer side
-# What Pillow raises at files that are damaged, or are no images at all.
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
-
 
 T = TypeVar("T")
 
@@ -125,7 +122,7 @@ class Decoded:
 
 
 def decode(path: Path) -> Decoded:
-    """Read one file: the first frame, three channels of eight bits; raises what is in BROKEN."""
+    """Read one file: the first frame, three channels of eight bits; raises whatever Pillow does."""
     notes = []
     with Image.open(path) as opened:
         if getattr(opened, "n_frames", 1) > 1:

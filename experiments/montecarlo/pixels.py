@@ -102,12 +102,14 @@ def _open(
     """Pixels of an image's variants, a thumbnail and notes; or why it cannot be read."""
     try:
         opened = images.decode(item.path)
-    except images.BROKEN as error:
+        changed: list[Image.Image] = [
+            change(opened.image) if (change := _CHANGES[each]) else opened.image for each in variants
+        ]
+        return [model.preprocess(image) for image in changed], opened.thumbnail, opened.notes
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
         return " ".join(str(error).split()) or type(error).__name__
-    changed: list[Image.Image] = [
-        change(opened.image) if (change := _CHANGES[each]) else opened.image for each in variants
-    ]
-    return [model.preprocess(image) for image in changed], opened.thumbnail, opened.notes
 
 
 _PLACES = {"device": "the device's memory", "pinned": "pinned memory", "mmap": "a temporary file"}

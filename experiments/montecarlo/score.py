@@ -107,7 +107,9 @@ def gate(spearman: float, snr: float, icc: float) -> str:
 
 
 def spearman_brown(reliability: float, factor: float) -> float:
-    """Reliability of `factor` times as many passes: f r / (1 + (f - 1) r)."""
+    """Reliability of `factor` times as many passes: f r / (1 + (f - 1) r); Undefined for one that is not positive."""
+    if reliability <= 0:
+        raise Undefined(f"a reliability of {reliability:.3f} is that of noise, of which more passes make nothing")
     return factor * reliability / (1 + (factor - 1) * reliability)
 
 
@@ -122,6 +124,8 @@ class Scaling:
         """Spearman, SNR and ICC predicted for so many passes."""
         factor, k = passes / self.passes, self.trials.count
         between = self.trials.snr - 1 / k  # the true variance between images, in units of the noise
+        if between <= 0:
+            raise Undefined("the images differ by no more than noise does")
         return {
             "spearman": spearman_brown(self.trials.spearman, factor),
             "snr": factor * between + 1 / k,
@@ -288,7 +292,8 @@ def _measure_scaling(report: Report, observed: Observed, params: MontecarloScore
             part.measure(name, partial(getattr, trials, name))
             part.measure(f"{name}_predicted", lambda name=name, each=each: scaling.at(each)[name])  # type: ignore[misc]
         rows.append({"passes": each, **part.metrics})
-    report.tables["scaling"] = pd.DataFrame(rows)
+    columns = ["passes", *USABLE, *(f"{name}_predicted" for name in USABLE)]  # also where one is undefined throughout
+    report.tables["scaling"] = pd.DataFrame(rows, columns=columns)
     report.figures["scaling"] = partial(figures.scaling, report.tables["scaling"], USABLE, FAILED)
 
 
