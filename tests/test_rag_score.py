@@ -66,6 +66,16 @@ def test_a_detectors_metrics_are_those_of_a_plain_computation() -> None:
     assert (found["recall_at_k"], found["mrr"]) == (0.5, 1.0)
 
 
+def test_a_detector_that_has_read_nothing_is_left_out_of_the_pictures() -> None:
+    found = report(frame().assign(string_rouge=np.nan))
+    assert "auc/string" in found.undefined
+    titles = [axes.get_title() for axes in found.figures["confusion"]().axes]
+    assert "lexical" in titles
+    assert "string" not in titles
+    for name in found.figures:
+        found.figures[name]()
+
+
 def test_calls_and_fusion_come_from_other_questions() -> None:
     """Each fold's threshold and fusion is what fitting on the other folds gives, and no question is in both."""
     rows = frame()

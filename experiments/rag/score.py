@@ -459,6 +459,8 @@ def _tabulate(report: Report, frame: pd.DataFrame, detectors: dict[str, _Detecto
     confusions = {}
     for name in map(str, judged.calls):
         known = judged.calls[name].notna().to_numpy()
-        confusions[name] = confusion_matrix(labels[known], judged.calls[name].to_numpy()[known], labels=[0, 1])
-    report.figures["confusion"] = partial(figures.confusion, confusions)
+        if known.any():
+            confusions[name] = confusion_matrix(labels[known], judged.calls[name].to_numpy()[known], labels=[0, 1])
+    if confusions:
+        report.figures["confusion"] = partial(figures.confusion, confusions)
     report.figures["agreement"] = partial(figures.agreement, report.tables["agreement"])
