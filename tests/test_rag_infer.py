@@ -315,6 +315,22 @@ def test_given_answers_are_judged_as_they_come(tmp_path: Path) -> None:
     assert list(execute(dataset=path, limit=4, label="answers").records.frame["label"]) == [0, 1] * 4
 
 
+def test_a_given_answer_without_a_word_has_nothing_to_be_judged_by(tmp_path: Path) -> None:
+    rows = [HALUEVAL | {"question": f"Where is hotel {i}?"} for i in range(4)]
+    frame = execute(
+        dataset=tiny.write_jsonl(tmp_path / "halu.jsonl", [*rows, HALUEVAL | {"hallucinated_answer": "..."}]), limit=5
+    ).records.frame
+    assert list(frame["evidence"]) == [1] * 9 + [0]
+    assert frame["nli_min"].isna().tolist() == [False] * 9 + [True]
+
+
+@pytest.mark.parametrize("name", ["knowledge", "right_answer"])
+def test_given_data_without_a_word_are_refused(tmp_path: Path, name: str) -> None:
+    path = tiny.write_jsonl(tmp_path / "halu.jsonl", [HALUEVAL, HALUEVAL | {name: " "}])
+    with pytest.raises(BadInput, match=rf"halu.jsonl, line 2: {name}: ' ' holds no word"):
+        data.read(str(path))
+
+
 def test_labels_that_the_data_lack_cannot_be_given() -> None:
     with pytest.raises(BadInput, match="label = given: builtin brings no labels along"):
         execute(label="given")
@@ -352,6 +368,7 @@ def test_an_own_corpus_is_read(tmp_path: Path) -> None:
         (PASSAGES * 2, [ASKED], "passages.jsonl, line 4: passage id 'p0' stands there twice"),
         (PASSAGES, [{"id": "q", "question": "What?", "relevant": ["p1"]}], "line 1: answers: field required; allowed:"),
         (PASSAGES, [ASKED | {"answer": "x"}], "line 1: answer: extra inputs are not permitted"),
+        (PASSAGES, [ASKED | {"answers": ["one", "?!"]}], "questions.jsonl, line 1: answers: '\\?!' holds no word"),
         (PASSAGES, [], "holds no question"),
     ],
 )

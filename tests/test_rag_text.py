@@ -17,6 +17,8 @@ from experiments.rag.text import abstains, contains, correct, normalise, sentenc
         ("Zoë Müller", "Zoe Muller"),
         ("1,000,000", "1000000"),
         ("3.0", "three"),
+        ("3.50", "3.5"),
+        ("\u22125 degrees", "-5 degrees"),
         ("forty-two", "42"),
         ("the 19th century", "19 century"),
         ("third", "3"),
@@ -31,7 +33,8 @@ def test_two_spellings_of_one_answer_are_equal(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("1900", "19"), ("10 June 2010", "10 July 2010"), ("3.5", "35"), ("twenty", "2")]
+    ("one", "other"),
+    [("1900", "19"), ("10 June 2010", "10 July 2010"), ("3.5", "35"), ("twenty", "2"), ("-5", "5"), ("10", "1")],
 )
 def test_two_answers_stay_two(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
@@ -44,6 +47,13 @@ def test_an_answer_is_right_when_each_part_is_stated_in_an_accepted_way() -> Non
     assert not correct("It is in Delhi and has 12000 rooms.", accepted)
 
 
+def test_an_article_counts_where_it_is_the_whole_answer() -> None:
+    assert correct("The blood type is A.", [["A"]])
+    assert not correct("The blood type is B.", [["A"]])
+    assert not correct("It is -5 degrees.", [["5"]])
+    assert support("A", ["Blood type A."])["lexical_tokens_min"] == 1
+
+
 @given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abc")))
 def test_a_part_is_contained_as_a_text_within_a_text(words: list[str], part: list[str]) -> None:
     assert contains(words, part) == (bool(part) and "".join(part) in "".join(words))
@@ -51,13 +61,41 @@ def test_a_part_is_contained_as_a_text_within_a_text(words: list[str], part: lis
 
 @pytest.mark.parametrize(
     "answer",
-    ["", " . ", "I don't know.", "I do not know", "The context does not say.", "This is not mentioned.", "Unknown."],
+    [
+        "",
+        " . ",
+        "\U0001f60a",
+        "I don't know.",
+        "I do not know",
+        "I'm sorry, but I can't tell. I'm not sure.",
+        "I do not have enough information to answer.",
+        "The context does not say.",
+        "The context doesn\u2019t mention the capital.",
+        "It isn't mentioned in the passages.",
+        "There is no information about it.",
+        "Unfortunately, I don't have that information.",
+        "I am unable to answer.",
+        "The answer is not in the given context.",
+        "This is not mentioned.",
+        "Unknown.",
+    ],
 )
 def test_an_answer_that_says_nothing_abstains(answer: str) -> None:
     assert abstains(answer)
 
 
-@pytest.mark.parametrize("answer", ["No.", "He is unknown to history.", "Paris", "They know that it is Paris."])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "No.",
+        "He is unknown to history.",
+        "Paris",
+        "They know that it is Paris.",
+        "He is not known for films but for music; he was born in Paris.",
+        "Ada was born in London. Her height is not stated.",
+        "I'm not sure, but it is Paris.",
+    ],
+)
 def test_an_answer_that_says_something_does_not_abstain(answer: str) -> None:
     assert not abstains(answer)
 
@@ -70,6 +108,13 @@ def test_sentences_end_where_they_end() -> None:
         "Then 3.5 km on. nothing",
     ]
     assert sentences("No end") == ["No end"]
+
+
+def test_a_sentence_holds_a_word() -> None:
+    assert sentences("It is Paris. \U0001f60a") == ["It is Paris."]
+    assert sentences("Hello. ... Yes.") == ["Hello.", "Yes."]
+    assert sentences("\U0001f60a !") == []
+    assert support("Hello. ... Yes.", ["Yes, hello."])["lexical_tokens_min"] == 1
 
 
 def test_support_is_the_share_of_words_and_of_names_in_the_best_passage() -> None:

@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.models import world
 from experiments.models.train_reference import Recipe, known_facts
-from experiments.rag.text import sentences
+from experiments.rag.text import sentences, words
 from harness.stage import BadInput
 
 _GLUED = re.compile(r"(?<=[a-z0-9)][.!?])(?=[A-Z])")  # HaluEval leaves out the space between two paragraphs
@@ -116,19 +116,28 @@ def _own(folder: Path) -> Dataset:
         accepted = tuple((part,) if isinstance(part, str) else part for part in row.answers)
         if isinstance(row.answers[0], str):
             accepted = (tuple(str(way) for way in row.answers),)  # one part, accepted in several ways
+        for way in chain(*accepted):
+            _require_word(place, "answers", way)
         questions[row.id] = Question(row.id, row.question, accepted, frozenset(row.relevant))
     return Dataset(list(questions.values()), passages)
 
 
 def _halueval(path: Path) -> Dataset:
     questions = []
-    for number, (_, row) in enumerate(_rows(path, _Labelled)):
+    for number, (place, row) in enumerate(_rows(path, _Labelled)):
+        _require_word(place, "knowledge", row.knowledge)
+        _require_word(place, "right_answer", row.right_answer)
         given = ((row.right_answer, 0), (row.hallucinated_answer, 1))
         knowledge = tuple(sentences(_GLUED.sub(" ", row.knowledge)))
         questions.append(
             Question(f"{number:05d}", row.question.strip(), ((row.right_answer,),), given=given, knowledge=knowledge)
         )
     return Dataset(questions)
+
+
+def _require_word(place: str, name: str, text: str) -> None:
+    if not words(text):
+        raise BadInput(f"{place}: {name}: '{text}' holds no word, so that nothing can be compared with it; {_ALLOWED}")
 
 
 def _rows(path: Path, model: type[Any]) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.rag.judge import Answer, Row
-from experiments.rag.text import content_words, entities, lemma, normalise, sentences
+from experiments.rag.text import content_words, entities, lemma, sentences, words
 
 
 def read(answers: Sequence[Answer]) -> list[Row]:
@@ -19,17 +19,14 @@ def support(answer: str, passages: Sequence[str]) -> dict[str, float]:
     Each sentence is held against its best passage, so that words from here and there do not add up to support.  A
     sentence without names or numbers is judged by its words.
     """
-    held = [
-        ({lemma(word) for word in normalise(passage)}, set(content_words(passage)), set(entities(passage)))
-        for passage in passages
-    ]
+    held = [{lemma(word) for word in words(passage)} for passage in passages]
     tokens, names = [], []
     for sentence in sentences(answer):
-        words, named = content_words(sentence), entities(sentence)
-        by_words = max((_share(words, every) for every, _, _ in held), default=0.0)
+        telling, named = content_words(sentence), entities(sentence)
+        by_words = max((_share(telling, every) for every in held), default=0.0)
         tokens.append(by_words)
         lemmas = [lemma(word) for word in named]
-        names.append(max((_share(lemmas, every) for every, _, _ in held), default=0.0) if named else by_words)
+        names.append(max((_share(lemmas, every) for every in held), default=0.0) if named else by_words)
     return {
         "lexical_tokens_min": min(tokens),
         "lexical_tokens_mean": sum(tokens) / len(tokens),
@@ -38,5 +35,5 @@ def support(answer: str, passages: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _share(words: Sequence[str], held: set[str]) -> float:
-    return sum(word in held for word in words) / len(words)
+def _share(lemmas: Sequence[str], held: set[str]) -> float:
+    return sum(each in held for each in lemmas) / len(lemmas)

@@ -22,16 +22,25 @@ _DAY_FIRST = re.compile(rf"\b{_DAY} (?:of )?{_MONTH}\.?,? (\d{{4}})\b")
 _MONTH_FIRST = re.compile(rf"\b{_MONTH}\.? {_DAY},? (\d{{4}})\b")
 _ISO = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
-_WORD = re.compile(r"\d+\.\d+|[^\W_]+")
+_MINUS = r"(?<![^\s(])-(?=\d)"  # before a number, and between nothing: 1990-2000 holds none
+_WORD = re.compile(rf"(?:{_MINUS})?\d+\.\d+|(?:{_MINUS})?[^\W_]+")
+_NAME = re.compile(rf"(?:{_MINUS})?[^\W_]+(?:[.,]\d+)*")
 _SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[^\sa-z])")
 _ABBREVIATION = re.compile(r"(?:\b[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|No|vs|etc|e\.g|i\.e))\.$")
 _ABSTENTION = re.compile(
-    r"\b(?:i|we) (?:do not|don t|cannot|can t|could not|couldn t) (?:know|answer|say|tell|find|determine)\b"
-    r"|\b(?:is|are|was|were) (?:not|n t) (?:mentioned|stated|specified|provided|given|known)\b"
-    r"|\b(?:context|passages?|information)(?: \w+){0,3} (?:does|do|did) (?:not|n t)"
-    r" (?:say|mention|contain|provide|state|tell)\b"
-    r"|\bnot enough information\b|\bunanswerable\b|\bno answer\b|^(?:unknown|not known)$"
+    r"\b(?:i|we) (?:do|can|could) not (?:know|answer|say|tell|find|determine)\b"
+    r"|\b(?:i|we) (?:am|are) (?:not (?:sure|certain|able to)|unable to)\b|\bi have no (?:idea|information)\b"
+    r"|\bnot in the (?:\w+ )?(?:context|passages?|text)\b"
+    r"|\b(?:is|are|was|were) not (?:\w+ly )?(?:mentioned|stated|specified)\b"
+    r"|\b(?:is|are|was|were) not (?:\w+ly )?(?:provided|given|known)(?: (?:in|by|from|here|if|whether)\b|$)"
+    r"|\b(?:context|passages?|information|text)(?: \w+){0,3} (?:does|do|did) not"
+    r" (?:\w+ly )?(?:say|mention|contain|provide|state|tell)\b"
+    r"|\b(?:is|are|was|were) no (?:information|mention|answer)\b"
+    r"|\b(?:not (?:have )?(?:enough|sufficient)|not have(?: any| that| this)?) information\b"
+    r"|\bunanswerable\b|^no answer\b|^(?:unknown|not known)$"
 )
+_CLAUSE = re.compile(r";|,? but ")
+_EXCUSE = re.compile(r"^(?:(?:i am )?sorry|unfortunately)$")
 _STOP = frozenset(
     "a an the and or but of in on at to for from by with as is are was were be been being do does did has have had"
     " it its this that these those he she they his her their not no so than then there which who whom what when"
@@ -41,14 +50,21 @@ _STOP = frozenset(
 
 @lru_cache(maxsize=100_000)
 def normalise(text: str) -> tuple[str, ...]:
-    """Words as answers are compared by: no case, accents, punctuation or articles; dates and numbers in one form."""
+    """Words as answers are compared by: `words` without articles, unless there is nothing else."""
+    every = words(text)
+    return tuple(word for word in every if word not in _ARTICLES) or every
+
+
+@lru_cache(maxsize=100_000)
+def words(text: str) -> tuple[str, ...]:
+    """Words of a text without case, accents and punctuation; dates and numbers in one form."""
     plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("\u2019", "'")
+    plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("\u2212", "-")
     plain = _DAY_FIRST.sub(lambda m: _date(m[3], m[2], m[1]), plain)
     plain = _MONTH_FIRST.sub(lambda m: _date(m[3], m[1], m[2]), plain)
     plain = _ISO.sub(lambda m: f"date{m[1]}{m[2]}{m[3]}", plain)
-    words = [re.sub(r"^(\d+)(?:st|nd|rd|th)$", r"\1", word) for word in _WORD.findall(_THOUSANDS.sub("", plain))]
-    return tuple(_numbers([word for word in words if word not in _ARTICLES]))
+    found = [re.sub(r"^(\d+)(?:st|nd|rd|th)$", r"\1", word) for word in _WORD.findall(_THOUSANDS.sub("", plain))]
+    return tuple(_numbers(found))
 
 
 def _date(year: str, month: str, day: str) -> str:
@@ -56,14 +72,14 @@ def _date(year: str, month: str, day: str) -> str:
     return f"date{year}{number:02d}{int(day):02d}"
 
 
-def _numbers(words: list[str]) -> list[str]:
-    """Numbers up to 99 in digits: `forty two` is 42, `3.0` is 3."""
+def _numbers(plain: Sequence[str]) -> list[str]:
+    """Numbers up to 99 in digits: `forty two` is 42, `3.50` is 3.5, `3.0` is 3."""
     found: list[str] = []
     tens = False
-    for word in words:
+    for word in plain:
         value = _NUMBERS.get(word)
         if value is None:
-            found.append(re.sub(r"\.0+$", "", word))
+            found.append(re.sub(r"(\.\d*?)0+$", r"\1", word).rstrip("."))
         elif tens and 0 < value < 10:
             found[-1] = str(int(found[-1]) + value)
         else:
@@ -72,44 +88,55 @@ def _numbers(words: list[str]) -> list[str]:
     return found
 
 
-def contains(words: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether `part` stands in `words`, in one piece; an empty part stands nowhere."""
+def contains(whole: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether `part` stands in `whole`, in one piece; an empty part stands nowhere."""
     size = len(part)
-    return size > 0 and any(tuple(words[i : i + size]) == tuple(part) for i in range(len(words) - size + 1))
+    return size > 0 and any(tuple(whole[i : i + size]) == tuple(part) for i in range(len(whole) - size + 1))
 
 
 def correct(answer: str, accepted: Sequence[Sequence[str]]) -> bool:
     """Whether an answer states each part of what was asked in one of the ways accepted for it."""
-    words = normalise(answer)
-    return all(any(contains(words, normalise(way)) for way in ways) for ways in accepted)
+    return all(any(_states(answer, way) for way in ways) for ways in accepted)
+
+
+def _states(answer: str, way: str) -> bool:
+    part = normalise(way)  # of articles alone where it is blood type A
+    return contains(words(answer) if set(part) <= _ARTICLES else normalise(answer), part)
 
 
 def abstains(answer: str) -> bool:
-    """Whether an answer says nothing, or says that it does not know."""
-    words = " ".join(_WORD.findall(answer.casefold().replace("\u2019", "'")))
-    return not words or _ABSTENTION.search(words) is not None
+    """Whether an answer says nothing, or says that it does not know and nothing else."""
+    clauses = [_plain(clause) for sentence in sentences(answer) for clause in _CLAUSE.split(sentence)]
+    told = [clause for clause in clauses if clause and not _EXCUSE.search(clause)]
+    return all(_ABSTENTION.search(clause) for clause in told)
+
+
+def _plain(text: str) -> str:
+    """Words of a text in lower case, `n't` and the like written out."""
+    text = text.casefold().replace("\u2019", "'").replace("can't", "can not").replace("cannot", "can not")
+    return " ".join(_WORD.findall(text.replace("n't", " not").replace("'m", " am").replace("'re", " are")))
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text; one without an end is a sentence too."""
+    """The sentences of a text that hold a word; one without an end is a sentence too."""
     found: list[str] = []
     for part in _SENTENCE.split(text.strip()):
         if found and _ABBREVIATION.search(found[-1]):
             found[-1] += f" {part}"
         elif part:
             found.append(part)
-    return found
+    return [each for each in found if words(each)]
 
 
 def content_words(text: str) -> list[str]:
     """The lemmas of a text that carry meaning; all of them where it has only function words."""
-    words = normalise(text)
-    return [lemma(word) for word in words if word not in _STOP] or [lemma(word) for word in words]
+    found = normalise(text)
+    return [lemma(word) for word in found if word not in _STOP] or [lemma(word) for word in found]
 
 
 def entities(text: str) -> list[str]:
     """Names and numbers of a text, normalised: capitalised words, but for function words, and words with digits."""
-    found = [word for word in re.findall(r"[^\W_]+(?:[.,]\d+)*", text) if word[0].isupper() or re.search(r"\d", word)]
+    found = [word for word in _NAME.findall(text) if word[0].isupper() or re.search(r"\d", word)]
     return [word for each in found for word in normalise(each) if word not in _STOP]
 
 
