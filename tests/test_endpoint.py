@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +70,12 @@ FAULTS = {
     "rate limit": (429, {"Retry-After": "0.05"}, b"{}"),
     "malformed JSON": (200, {}, b'{"choices": ['),
     "no completion": (200, {}, b"{}"),
+    "a completion of old": (200, {}, b'{"choices": [{"text": "hi"}]}'),
+    "no message": (200, {}, b'{"choices": [{"message": null}]}'),
+    "no content": completion(None),
+    "a choice that is none": (200, {}, b'{"choices": ["x"]}'),
+    "numbers for a chat": (200, {}, b'{"data": [1]}'),
+    "refusal": completion(None, refusal="I will not"),
 }
 
 
@@ -105,12 +112,30 @@ def test_an_endpoint_that_is_down_or_slow_is_named(server: Endpoint) -> None:
     assert "ConnectError" in ask("http://127.0.0.1:9/v1", "a", retries=1)[0]
 
 
-def test_a_refusal_and_a_lasting_error_are_failures_at_once(server: Endpoint) -> None:
-    server.answer = lambda _: completion(None, refusal="I will not")
-    assert ask(server.address, "a") == ["failed: the model refused: I will not"]
+def test_a_lasting_error_is_a_failure_at_once(server: Endpoint) -> None:
     server.answer = lambda _: (400, {}, b'{"error": {"message": "no such model"}}')
     assert "no such model" in ask(server.address, "b")[0]
-    assert len(server.requests) == 2
+    assert len(server.requests) == 1
+
+
+def test_a_refusal_is_told_and_not_kept(server: Endpoint) -> None:
+    filtered = completion("")[2].replace(b'"stop"', b'"content_filter"')
+    for number, (refusal, why) in enumerate(
+        [(completion(None, refusal="I will not"), "I will not"), ((200, {}, filtered), "content_filter")]
+    ):
+        server.answer = lambda _, refusal=refusal: refusal  # type: ignore[misc]
+        assert ask(server.address, str(number)) == [f"failed: the model refused: {why} at attempt 3 of 3"]
+        server.answer = echo
+        assert ask(server.address, str(number)) == [f"reply to {number}"]
+
+
+@pytest.mark.parametrize("embedding", [1, None, {}])
+def test_an_embedding_is_a_list(server: Endpoint, embedding: Any) -> None:
+    body = json.dumps({"data": [{"embedding": embedding}]}).encode()
+    server.answer = lambda request: (200, {}, body) if "input" in request else as_judge(request)
+    (found,) = judge.judged(params(server, judge_embedder="e", retries=0), [ANSWER])
+    assert isinstance(found, str)
+    assert "no completion" in found
 
 
 def test_what_has_been_paid_for_is_not_asked_again(server: Endpoint) -> None:
@@ -120,6 +145,24 @@ def test_what_has_been_paid_for_is_not_asked_again(server: Endpoint) -> None:
     assert ask(server.address, "a", "b", "c") == [*first[:2], "reply to c"]
     asked = [request["messages"][-1]["content"] for request in server.requests]
     assert sorted(asked) == ["a", "b", "c", "c"]
+
+
+def test_what_is_asked_twice_at_once_is_asked_once(server: Endpoint) -> None:
+    server.answer, server.latency = echo, 0.05
+    assert ask(server.address, "a", "b", "a", "a") == [f"reply to {name}" for name in "abaa"]
+    assert len(server.requests) == 2
+    server.answer = lambda _: (500, {}, b"")
+    assert len(set(ask(server.address, "c", "c", retries=0))) == 1
+    assert len(server.requests) == 3
+
+
+def test_a_kept_file_that_is_no_sound_reply_is_asked_for_again(server: Endpoint, tmp_path: Path) -> None:
+    server.answer = echo
+    ask(server.address, "a")
+    (kept,) = (tmp_path / "cache" / "replies").iterdir()
+    kept.write_bytes(FAULTS["no message"][2])
+    assert ask(server.address, "a") == ["reply to a"]
+    assert len(server.requests) == 2
 
 
 def test_no_more_requests_are_in_flight_than_allowed(server: Endpoint) -> None:
@@ -153,10 +196,22 @@ def test_ragas_gives_the_shares_that_its_judge_decides(server: Endpoint) -> None
     assert len(server.requests) == 7  # two for faithfulness, one a passage, a question back and two embeddings
 
 
+def test_a_metric_that_is_undefined_leaves_the_others(server: Endpoint) -> None:
+    def answer(request: dict[str, Any]) -> Any:
+        found = as_judge(request)
+        return found if b"verdict" in found[2] else completion('{"statements": []}')
+
+    server.answer = answer
+    (found,) = judge.judged(params(server), [ANSWER])
+    assert isinstance(found, dict)
+    assert math.isnan(found["ragas_faithfulness"])
+    assert found["ragas_precision"] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     "fault",
-    [*FAULTS.values(), completion("I'd rather not say"), completion('{"statements": '), completion(None, refusal="no")],
-    ids=[*FAULTS, "no JSON inside", "half a JSON inside", "refusal"],
+    [*FAULTS.values(), completion("I'd rather not say"), completion('{"statements": ')],
+    ids=[*FAULTS, "no JSON inside", "half a JSON inside"],
 )
 def test_a_score_that_cannot_be_had_is_a_reason_and_the_others_stay(server: Endpoint, fault: Any) -> None:
     def answer(request: dict[str, Any]) -> Any:
@@ -199,6 +254,32 @@ def test_the_key_is_in_a_header_and_nowhere_else(
     assert kept
     for place in (refused, unscored, *kept, caplog.text, *capsys.readouterr(), repr(params(server))):
         assert CANARY not in str(place)
+
+
+def test_a_reply_that_repeats_the_key_is_masked_before_it_is_kept(server: Endpoint, tmp_path: Path) -> None:
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in CANARY).encode()
+    server.answer = lambda _: (200, {}, completion(f"{CANARY} or MARK")[2].replace(b"MARK", escaped))
+    assert ask(server.address, "a") == ask(server.address, "a") == ["*** or ***"]
+    (kept,) = (tmp_path / "cache" / "replies").iterdir()
+    assert CANARY not in str(json.loads(kept.read_text()))
+
+
+def test_a_key_is_read_without_the_end_of_its_line(server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIGSWEEP_API_KEY", f"{CANARY}\n")
+    server.answer = echo
+    assert ask(server.address, "a") == ["reply to a"]
+    assert set(server.keys) == {f"Bearer {CANARY}"}
+    assert CANARY not in endpoint.reason(ValueError(f"Illegal header value {f'Bearer {CANARY}'!r}"))
+
+
+@pytest.mark.parametrize("odd", ["\n", "\x07", "\u00e9"])
+def test_a_key_that_no_header_holds_is_refused_unquoted(monkeypatch: pytest.MonkeyPatch, odd: str) -> None:
+    key = f"canary{odd}123456"
+    monkeypatch.setenv("RIGSWEEP_API_KEY", key)
+    with pytest.raises(BadInput, match="RIGSWEEP_API_KEY: holds characters that a header cannot") as caught:
+        ask("http://127.0.0.1:9/v1", "a")
+    assert "canary" not in str(caught.value)
+    assert "canary" not in endpoint.reason(ValueError(f"Illegal header value {key!r}"))
 
 
 def test_no_exception_carries_the_key(server: Endpoint) -> None:

@@ -256,6 +256,32 @@ def test_a_few_failures_are_missing_scores(server: Endpoint) -> None:
     assert not [name for name in found.records.frame if name.startswith("string_")]
 
 
+def test_a_metric_that_the_judge_cannot_give_is_missing_alone(server: Endpoint) -> None:
+    def answer(request: dict[str, Any]) -> Any:
+        found = as_judge(request)
+        return found if b"verdict" in found[2] else completion('{"statements": []}')
+
+    server.answer = answer
+    found = execute(limit=4, tier="low", k=3, judge_endpoint=server.address, max_error_rate=0, ragas_metric="precision")
+    frame = found.records.frame
+    assert set(frame["error_ragas_faithfulness"]) == {"the judge gave no faithfulness"}
+    assert frame["ragas_faithfulness"].isna().all()
+    assert frame["ragas_precision"].notna().all()
+    assert found.report.metrics["missing/ragas"] == 0
+    assert "failures_scored" not in {finding.code for finding in found.findings}
+
+
+def test_replies_kept_before_a_run_are_counted_for_they_cost_it_nothing(server: Endpoint) -> None:
+    settings = {"limit": 4, "tier": "low", "k": 3, "judge_endpoint": server.address, "batch_size": 1, "in_flight": 1}
+    first, asked = execute(**settings), len(server.requests)
+    second = execute(**settings, cache="refresh")
+    assert len(server.requests) == asked
+    assert first.records.origin["counts"]["replies_kept_before"] == 0
+    assert second.records.origin["counts"]["replies_kept_before"] == asked
+    told = [{finding.code for finding in found.findings} for found in (first, second)]
+    assert ["cost_of_kept_replies" in codes for codes in told] == [False, True]
+
+
 def test_an_endpoint_answers_and_what_it_does_not_answer_is_an_error(server: Endpoint) -> None:
     dataset = data.builtin(4)
 

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _PASSING = frozenset({408, 409, 425, 429})  # and all from 500: worth another attempt
 _PAUSE = 0.5  # seconds before the second attempt; doubled before each further one
 _LONGEST_PAUSE = 60.0
+_KEYS = ("RIGSWEEP_API_KEY", "OPENAI_API_KEY")
+_NO_COMPLETION = "a reply that is no completion"
 
 
 class Failed(Exception):
@@ -34,8 +37,23 @@ class Failed(Exception):
 
 
 def api_key() -> str:
-    """The key of the environment; endpoints at home need none."""
-    return os.environ.get("RIGSWEEP_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+    """The key of the environment; endpoints at home need none.  BadInput where no header can hold it."""
+    for name in _KEYS:
+        if key := os.environ.get(name, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise BadInput(f"{name}: holds characters that a header cannot; printable ASCII is allowed")
+            return key
+    return "none"
+
+
+def _masked(text: str) -> str:
+    """A text without any key, written as it is, escaped, or as it stands in JSON."""
+    found = [os.environ.get(name, "") for name in _KEYS]
+    found += [key.strip() for key in found]
+    forms = {form for key in found for form in (key, repr(key)[1:-1], json.dumps(key)[1:-1])}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "***") if len(form) > 4 else text
+    return text
 
 
 def reason(error: BaseException) -> str:
@@ -45,10 +63,20 @@ def reason(error: BaseException) -> str:
         below = below.__cause__ or below.__context__
     error = below or error
     text = " ".join(str(error).split()) or type(error).__name__
-    return (text.replace(key, "***") if len(key := api_key()) > 4 else text)[:300]
+    return _masked(text)[:300]
 
 
-def client(address: str, *, in_flight: int, request_timeout: float, retries: int) -> AsyncOpenAI:
+@dataclass
+class Tally:
+    """What was asked in a run, by name, and how many replies were there before it: they cost it nothing."""
+
+    asked: set[str] = field(default_factory=set)
+    kept_before: int = 0
+
+
+def client(
+    address: str, *, in_flight: int, request_timeout: float, retries: int, tally: Tally | None = None
+) -> AsyncOpenAI:
     """A client of the endpoint for one event loop; every retry and the bound on requests are the transport's."""
     from openai import AsyncOpenAI
 
@@ -56,7 +84,7 @@ def client(address: str, *, in_flight: int, request_timeout: float, retries: int
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if not address.startswith(("http://", "https://")):
         raise BadInput(f"endpoint {address}: no address; it reads like http://localhost:8000/v1")
-    transport = Transport(httpx2.AsyncHTTPTransport(), in_flight, request_timeout, retries)
+    transport = Transport(httpx2.AsyncHTTPTransport(), in_flight, request_timeout, retries, tally)
     return AsyncOpenAI(
         base_url=address,
         api_key=api_key(),
@@ -68,18 +96,48 @@ def client(address: str, *, in_flight: int, request_timeout: float, retries: int
 class Transport(httpx2.AsyncBaseTransport):
     """Keeps every sound reply on disk by address and question, and asks again only for what is not there."""
 
-    def __init__(self, wire: httpx2.AsyncBaseTransport, in_flight: int, request_timeout: float, retries: int) -> None:
+    def __init__(
+        self,
+        wire: httpx2.AsyncBaseTransport,
+        in_flight: int,
+        request_timeout: float,
+        retries: int,
+        tally: Tally | None = None,
+    ) -> None:
         self._wire, self._timeout, self._retries = wire, request_timeout, retries
         self._slots = asyncio.Semaphore(in_flight)
-        self._folder = cache.folder() / "replies"
+        self._folder, self._tally = cache.folder() / "replies", tally or Tally()
+        self._under_way: dict[str, asyncio.Task[tuple[int, bytes]]] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """The kept reply, or the endpoint's; a request refused for good comes back as the endpoint answered it."""
         content = await request.aread()
-        kept = self._folder / f"{hashlib.sha256(str(request.url).encode() + content).hexdigest()}.json"
+        name = hashlib.sha256(str(request.url).encode() + content).hexdigest()
+        if (body := self._find(name, content)) is not None:
+            return _reply(200, body)
+        if name not in self._under_way:
+            self._under_way[name] = asyncio.create_task(self._ask(name, request, content))
+            self._under_way[name].add_done_callback(lambda _: self._under_way.pop(name))
+        return _reply(*await asyncio.shield(self._under_way[name]))  # for whoever else waits for the same
+
+    def _find(self, name: str, content: bytes) -> bytes | None:
+        """A reply that is there already, be it of this run or of one before."""
         with suppress(OSError):
-            return _reply(kept.read_bytes())
+            body = self._path(name).read_bytes()
+            if not _fault(body, content):
+                self._tally.kept_before += name not in self._tally.asked
+                return body
+        return None
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    async def _ask(self, name: str, request: httpx2.Request, content: bytes) -> tuple[int, bytes]:
+        """Status and body of the endpoint's reply, kept if it is sound."""
         async with self._slots:
+            if (found := self._find(name, content)) is not None:  # another process has asked meanwhile
+                return 200, found
+            self._tally.asked.add(name)
             pause = _PAUSE
             for attempt in range(self._retries + 1):
                 fault, wait = "", 0.0
@@ -94,12 +152,13 @@ class Transport(httpx2.AsyncBaseTransport):
                 except httpx2.TransportError as error:
                     fault = f"{type(error).__name__}: {reason(error)}"
                 else:
-                    if response.status_code == 200 and _sound(body, content):
-                        _keep(kept, body)
-                        return _reply(body)
                     if response.status_code not in _PASSING and 300 <= response.status_code < 500:
-                        return httpx2.Response(response.status_code, content=body, request=request)
-                    fault = "a reply that is no completion" if response.status_code < 300 else str(response.status_code)
+                        return response.status_code, _masked(body.decode(errors="replace")).encode()
+                    fault = _fault(body, content) if response.status_code < 300 else str(response.status_code)
+                    if not fault:
+                        body = _masked(json.dumps(json.loads(body))).encode()  # written anew: a key cannot hide escaped
+                        _keep(self._path(name), body)
+                        return 200, body
                     wait = _retry_after(response)
                 if attempt < self._retries:
                     await asyncio.sleep(min(max(pause, wait), _LONGEST_PAUSE))
@@ -111,25 +170,33 @@ class Transport(httpx2.AsyncBaseTransport):
         await self._wire.aclose()
 
 
-def _reply(body: bytes) -> httpx2.Response:
-    return httpx2.Response(200, headers={"content-type": "application/json"}, content=body)
+def _reply(status: int, body: bytes) -> httpx2.Response:
+    return httpx2.Response(status, headers={"content-type": "application/json"}, content=body)
 
 
-def _sound(body: bytes, request: bytes) -> bool:
-    """Whether a reply has what a completion or an embedding must have, and where JSON was asked for an object in it.
+def _fault(body: bytes, request: bytes) -> str:
+    """Why a reply is not what was asked for ("": it is): embeddings, or text, with an object in it for JSON.
 
-    What stands in that object, and a refusal, is the caller's to judge.
+    What stands in that object is the caller's to judge.
     """
     try:
-        found = json.loads(body)
-        if not isinstance(found, dict) or not (found.get("choices") or found.get("data")):
-            return False
-        if "response_format" in json.loads(request) and not (message := found["choices"][0]["message"]).get("refusal"):
-            text = message["content"]
+        found, asked = json.loads(body), json.loads(request)
+        if "messages" not in asked:
+            forms = (list, str) if asked.get("encoding_format") == "base64" else (list,)  # not all servers know base64
+            vectors = [each["embedding"] for each in found["data"]]
+            return "" if vectors and all(isinstance(each, forms) for each in vectors) else _NO_COMPLETION
+        choice = found["choices"][0]
+        message = choice["message"]
+        if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+            return f"the model refused: {reason(ValueError(message.get('refusal') or choice['finish_reason']))}"
+        text = message["content"]
+        if not isinstance(text, str):
+            return _NO_COMPLETION
+        if "response_format" in asked:
             json.loads(text[text.index("{") : text.rindex("}") + 1])  # it may stand between fences
     except (ValueError, LookupError, TypeError, AttributeError):
-        return False
-    return True
+        return _NO_COMPLETION
+    return ""
 
 
 def _keep(path: Path, body: bytes) -> None:
@@ -152,14 +219,9 @@ def _retry_after(response: httpx2.Response) -> float:
 
 async def complete(to: AsyncOpenAI, model: str, messages: Sequence[dict[str, str]], max_tokens: int) -> str:
     """The answer of a chat model at temperature 0; Failed where the endpoint gives none or its model refuses."""
-    from openai import OpenAIError
-
     try:
         sent: Any = list(messages)
         found = await to.chat.completions.create(model=model, messages=sent, max_tokens=max_tokens, temperature=0)
-    except OpenAIError as error:
+        return str(found.choices[0].message.content)  # text: the transport lets nothing else through
+    except Exception as error:  # whatever openai makes of a bad reply
         raise Failed(reason(error)) from None
-    choice = found.choices[0]
-    if choice.finish_reason == "content_filter" or choice.message.refusal or choice.message.content is None:
-        raise Failed(f"the model refused: {reason(ValueError(choice.message.refusal or choice.finish_reason))}")
-    return choice.message.content

@@ -88,6 +88,7 @@ RAG = Stage(
         audits.builtin_nli,
         audits.tiers_missed,
         audits.tier_explains,
+        audits.cost_of_kept_replies,
         audits.abstentions,
         audits.inverted_detectors,
         audits.fusion_gains_nothing,

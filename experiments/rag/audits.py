@@ -48,6 +48,17 @@ def tier_explains(records: Records, report: Report, params: RagScore) -> Iterato
         )
 
 
+def cost_of_kept_replies(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
+    """A reply read from disk takes no time."""
+    if kept := records.origin.get("counts", {}).get("replies_kept_before", 0):
+        yield Finding(
+            "warn",
+            "cost_of_kept_replies",
+            f"{kept} requests were answered from replies kept earlier, so generation's and judging's speed is not that"
+            " of the endpoint; clear the cache folder's replies to measure again",
+        )
+
+
 def abstentions(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
     """Answers that say nothing are judged by nobody."""
     if share := report.metrics.get("abstained"):

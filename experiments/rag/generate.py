@@ -94,10 +94,10 @@ class Local:
 class Remote:
     """A chat model behind an OpenAI-compatible endpoint, at temperature 0."""
 
-    def __init__(self, params: RagInfer) -> None:
+    def __init__(self, params: RagInfer, tally: endpoint.Tally) -> None:
         if params.model == "builtin":
             raise BadInput(f"endpoint = {params.endpoint}: needs the name of a model there, not model = builtin")
-        self._params = params
+        self._params, self._tally = params, tally
 
     def fitting(self, prompt: Prompt) -> int:
         """All of them: what an endpoint's window holds, only the endpoint knows."""
@@ -115,6 +115,7 @@ class Remote:
             in_flight=params.in_flight,
             request_timeout=params.request_timeout,
             retries=params.retries,
+            tally=self._tally,
         ) as client:
 
             async def one(prompt: Prompt) -> tuple[str | None, str]:

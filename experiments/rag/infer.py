@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.models import cross_encoder, language
+from experiments.models import cross_encoder, endpoint, language
 from experiments.rag import data, judge, lexical, nli, retrieve, similarity
 from experiments.rag.data import Dataset, Question
 from experiments.rag.generate import Generator, Local, Prompt, Remote
@@ -58,9 +59,10 @@ def infer(params: RagInfer, context: Context) -> Records:
     if params.label == "given" and not given:
         raise BadInput(f"label = given: {params.dataset} brings no labels along; label=answers")
     with clock.warmup():
+        tally = endpoint.Tally()
         embed = retrieve.sentence_encoder(params.encoder, context.device) if params.encoder else None
-        generator = None if given else _generator(params, context.device)
-        readers = _readers(params, context.device, embed)
+        generator = None if given else _generator(params, context.device, tally)
+        readers = _readers(params, context.device, embed, tally)
     clock.forget_peak()
     with clock.spending("preprocessing"):
         tasks = _given(dataset) if given else _contexts(dataset, params, embed, context.seed)
@@ -71,13 +73,15 @@ def infer(params: RagInfer, context: Context) -> Records:
         for whole_chunk in _chunks(tasks, params):
             if not (chunk := [task for task in whole_chunk if task.id not in journal.done]):
                 continue
+            kept_before = tally.kept_before
             with clock.batch(samples=len(chunk)):
                 rows = [_row(task, text, reason, params) for task, text, reason in _answers(chunk, generator, clock)]
                 _read(rows, readers, params.detector_workers, clock)
             whole = [row for row in rows if not _reason(row)]
             failed += [row for row in rows if _reason(row)]
             with clock.spending("io"):
-                journal.keep(_frame(whole), [row["item"] for row in whole], _counts(whole), clock.lap())
+                counts = _counts(whole) | {"replies_kept_before": tally.kept_before - kept_before}
+                journal.keep(_frame(whole), [row["item"] for row in whole], counts, clock.lap())
             _require_few(failed, len(tasks), params)
             advance(len(chunk))
     answered = [row for row in failed if row["answer"] is not None]  # by the model, but not read by the judge
@@ -90,8 +94,8 @@ def infer(params: RagInfer, context: Context) -> Records:
     return context.records(frame, counts, judged=params.judge_endpoint is not None, given=given)
 
 
-def _generator(params: RagInfer, device: str) -> Generator:
-    return Remote(params) if params.endpoint else Local(params, device)
+def _generator(params: RagInfer, device: str, tally: endpoint.Tally) -> Generator:
+    return Remote(params, tally) if params.endpoint else Local(params, device)
 
 
 def _given(dataset: Dataset) -> list[Task]:
@@ -164,14 +168,16 @@ def _row(task: Task, answer: str | None, reason: str, params: RagInfer) -> dict[
     return row | {"evidence": 0 if silent else len(sentences(answer))}
 
 
-def _readers(params: RagInfer, device: str, embed: Embed | None) -> dict[str, Read]:
+def _readers(params: RagInfer, device: str, embed: Embed | None, tally: endpoint.Tally) -> dict[str, Read]:
     """The detectors that can read with what there is."""
     readers: dict[str, Read] = {
         "lexical": lexical.read,
         "nli": partial(nli.read, cross_encoder.load(params.nli, device), params.nli_batch),
     }
     readers |= {"similarity": partial(similarity.read, embed)} if embed else {}
-    return readers | ({"ragas": partial(judge.judged, params)} if params.judge_endpoint else {"string": judge.strings})
+    if params.judge_endpoint is None:
+        return readers | {"string": judge.strings}
+    return readers | {"ragas": partial(judge.judged, params, tally=tally)}
 
 
 def _read(rows: list[dict[str, Any]], readers: dict[str, Read], workers: int, clock: Clock) -> None:
@@ -190,7 +196,13 @@ def _read(rows: list[dict[str, Any]], readers: dict[str, Read], workers: int, cl
         found = list(pool.map(read, readers))
     for readings in found:
         for row, reading in zip(telling, readings, strict=True):
-            row |= reading if isinstance(reading, dict) else {"error_ragas": reading}
+            row |= reading | _undefined(reading) if isinstance(reading, dict) else {"error_ragas": reading}
+
+
+def _undefined(reading: dict[str, float]) -> dict[str, Any]:
+    """Why a metric of RAGAS' is missing that its judge was asked for in vain; the others stand."""
+    missing = [name for name, value in reading.items() if name.startswith("ragas_") and math.isnan(value)]
+    return {f"error_{name}": f"the judge gave no {name.removeprefix('ragas_')}" for name in missing}
 
 
 def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:

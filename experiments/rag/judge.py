@@ -57,17 +57,18 @@ def strings(answers: Sequence[Answer]) -> list[Row]:
     return asyncio.run(all_of_them())
 
 
-def judged(params: RagInfer, answers: Sequence[Answer]) -> list[Row]:
+def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None = None) -> list[Row]:
     """RAGAS' faithfulness, context precision (without reference) and response relevancy of each answer.
 
     All answers are under way at once, `params.in_flight` requests at a time.  What an endpoint does not serve is a
-    reason in the place of the scores, never a score.  Relevancy needs an embedding model; it asks for one question
-    back, not three: at temperature 0 they would be the same.
+    reason in the place of the scores, never a score; a metric that is undefined (no statement to be faithful) is NaN.
+    Relevancy needs an embedding model; it asks for one question back, not three: at temperature 0 they would be the
+    same.
     """
-    return asyncio.run(_judged(params, answers))
+    return asyncio.run(_judged(params, answers, tally))
 
 
-async def _judged(params: RagInfer, answers: Sequence[Answer]) -> list[Row]:
+async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None) -> list[Row]:
     from ragas.embeddings.openai_provider import OpenAIEmbeddings
     from ragas.llms import llm_factory
     from ragas.metrics.collections import AnswerRelevancy, ContextPrecisionWithoutReference, Faithfulness
@@ -77,6 +78,7 @@ async def _judged(params: RagInfer, answers: Sequence[Answer]) -> list[Row]:
         in_flight=params.in_flight,
         request_timeout=params.request_timeout,
         retries=params.retries,
+        tally=tally,
     ) as client:
         llm = llm_factory(params.judge_model, client=client, temperature=0, max_retries=params.retries)
         faithfulness, precision = Faithfulness(llm=llm), ContextPrecisionWithoutReference(llm=llm)
@@ -105,7 +107,7 @@ async def _judged(params: RagInfer, answers: Sequence[Answer]) -> list[Row]:
                 found = await scores(answer)
             except Exception as error:  # whatever ragas, instructor or openai make of a bad reply
                 return endpoint.reason(error)
-            lacking = [name for name, value in found.items() if not math.isfinite(value)]
+            lacking = [name for name, value in found.items() if math.isinf(value)]
             return f"the judge gave no {lacking[0].removeprefix('ragas_')}" if lacking else found
 
         return list(await asyncio.gather(*map(row, answers)))
