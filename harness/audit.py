@@ -116,7 +116,7 @@ def failures(records: Records) -> Iterator[Finding]:
         failed = _failed(records.frame, str(column))
         if count := int(failed.sum()):
             share, reasons = count / len(failed), records.frame[column][failed].value_counts()
-            level: Level = "fail" if share > _MANY_ERRORS else "warn"
+            level: Level = "fail" if share > _MANY_ERRORS and column == "error" else "warn"  # else the row has others
             yield Finding(
                 level,
                 "failures",

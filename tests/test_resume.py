@@ -110,7 +110,7 @@ def test_workers_give_the_records_of_one_process(settings: dict[str, str]) -> No
     assert one.records.cost is not None
     assert several.records.cost is not None
     assert (several.records.cost.samples, several.records.cost.tokens) == (COUNT, one.records.cost.tokens)
-    assert several.records.cost.peak_rss_gb > 2 * one.records.cost.rss_before_gb
+    assert several.records.cost.peak_rss_gb > one.records.cost.rss_before_gb + 0.5  # two more with torch in them
 
 
 @pytest.mark.slow

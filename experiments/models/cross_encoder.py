@@ -77,8 +77,11 @@ def locate(name: str) -> str:
     return str(BUILTIN) if name == "builtin" else name
 
 
-def load(name: str, device: str) -> CrossEncoder:
-    """Load a classifier that has a label for entailment; BadInput where it cannot be or has none."""
+def load(name: str, device: str, *, alone: bool = True) -> CrossEncoder:
+    """Load a classifier that has a label for entailment; BadInput where it cannot be or has none.
+
+    One that is not `alone` leaves the number of threads to the model that it works beside.
+    """
     described = language.describe(locate(name))
     with language.readable(name):
         network, loaded = AutoModelForSequenceClassification.from_pretrained(
@@ -90,7 +93,7 @@ def load(name: str, device: str) -> CrossEncoder:
     found = [i for label, i in labels.items() if label.startswith("entail")]
     if len(found) != 1:
         raise BadInput(f"nli = {name}: needs one label named entailment; it has {', '.join(labels)}")
-    if device == "cpu" and network.num_parameters() < language.SMALL:
+    if alone and device == "cpu" and network.num_parameters() < language.SMALL:
         torch.set_num_threads(1)
     network.config.pad_token_id = described.tokenizer.pad_token_id or 0
     window = min(described.window, getattr(described.tokenizer, "model_max_length", described.window))

@@ -62,7 +62,7 @@ def infer(params: RagInfer, context: Context) -> Records:
         tally = endpoint.Tally()
         embed = retrieve.sentence_encoder(params.encoder, context.device) if params.encoder else None
         generator = None if given else _generator(params, context.device, tally)
-        readers = _readers(params, context.device, embed, tally)
+        readers = _readers(params, context.device, embed, tally, alone=not isinstance(generator, Local))
     clock.forget_peak()
     with clock.spending("preprocessing"):
         tasks = _given(dataset) if given else _contexts(dataset, params, embed, context.seed)
@@ -168,11 +168,13 @@ def _row(task: Task, answer: str | None, reason: str, params: RagInfer) -> dict[
     return row | {"evidence": 0 if silent else len(sentences(answer))}
 
 
-def _readers(params: RagInfer, device: str, embed: Embed | None, tally: endpoint.Tally) -> dict[str, Read]:
+def _readers(
+    params: RagInfer, device: str, embed: Embed | None, tally: endpoint.Tally, *, alone: bool
+) -> dict[str, Read]:
     """The detectors that can read with what there is."""
     readers: dict[str, Read] = {
         "lexical": lexical.read,
-        "nli": partial(nli.read, cross_encoder.load(params.nli, device), params.nli_batch),
+        "nli": partial(nli.read, cross_encoder.load(params.nli, device, alone=alone), params.nli_batch),
     }
     readers |= {"similarity": partial(similarity.read, embed)} if embed else {}
     if params.judge_endpoint is None:
