@@ -397,7 +397,16 @@ def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None
     folder = Path(sweep.__file__).parent.parent
     variables = os.environ | {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=place, env=variables, stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=place,
+        env=variables,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        # A shell's background jobs are deaf to it, and so would be what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("study detect-own-")
     while len(stored(place)) < 3:
