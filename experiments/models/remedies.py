@@ -19,8 +19,7 @@ _COMPILED = 600  # seconds of inference from which compiling pays
 
 def memory(settings: Mapping[str, Any], metrics: Mapping[str, float], batch: str) -> Iterator[Remedy]:
     """Quantise, then shorten, then compute less at once, then offload; `batch` is the setting of the batch size."""
-    for precision, part in _LIGHTER.get(settings["precision"], ()):
-        yield Remedy("memory", "precision", precision, f"weights take {part} of what {settings['precision']} needs")
+    yield from lighter(settings)
     limit, tokens = settings["max_sequence_length"], _tokens(metrics)
     if limit or tokens is None or tokens > _SHORT:
         shorter = limit // 2 if limit else _MEDIUM if tokens is None else round(tokens, -2)
@@ -36,6 +35,12 @@ def memory(settings: Mapping[str, Any], metrics: Mapping[str, float], batch: str
     yield Remedy("memory", "cleanup_every", 1, f"it is {settings['cleanup_every']}; unused memory is freed every time")
     where = "what does not fit goes to other devices, the processor and the disk"
     yield Remedy("memory", "device_map", "auto", f"it is {settings['device_map']}; {where}")
+
+
+def lighter(settings: Mapping[str, Any]) -> Iterator[Remedy]:
+    """Precisions whose weights take less memory, the one that loses least first."""
+    for precision, part in _LIGHTER.get(settings["precision"], ()):
+        yield Remedy("memory", "precision", precision, f"weights take {part} of what {settings['precision']} needs")
 
 
 def speed(settings: Mapping[str, Any], metrics: Mapping[str, float], batch: str) -> Iterator[Remedy]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from experiments.models import remedies
 from harness.stage import Remedy
 
-_LIGHTER = {"fp32": "bf16", "bf16": "int8", "fp16": "int8", "int8": "nf4"}
 _MANY = 0.1  # an interval wider than this does not tell detectors apart
 
 
 def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator[Remedy]:
     """A lighter model, larger batches, requests beside each other; then a better detector, fusion, more questions."""
-    if lighter := _LIGHTER.get(settings["precision"]):
-        yield Remedy("memory", "precision", lighter, f"weights are in {settings['precision']}")
+    yield from remedies.lighter(settings)
     if settings["batch_size"] > 1:
         yield Remedy("memory", "batch_size", settings["batch_size"] // 2, f"it is {settings['batch_size']}")
     seconds = {name: metrics.get(f"seconds_per_1000/{name}", 0.0) for name in ("generation", "nli", "ragas")}
