@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import STAGES
-from harness import cache, hardware, run, space
-from harness.arguments import parse
-from harness.compare import CompareOptions
-from harness.console import number, progress, show, show_conclusion, show_trials
-from harness.engine import InProcess
+from harness.commands.arguments import parse
+from harness.commands.console import number, progress, show, show_conclusion, show_trials
+from harness.running import cache, hardware, run
 from harness.stage import BadInput, Remedy, Stage
+from harness.sweeping import space
+from harness.sweeping.engines import InProcess
+from harness.tracking.compare import CompareOptions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.conclude import Conclusion
+    from harness.sweeping.conclusion import Conclusion
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +70,7 @@ def _main(arguments: list[str]) -> int:
         raise BadInput(
             "score: it takes a stage and --records, a file or the id of a run; without them a model would run"
         )
-    from harness.tracking import tracked  # mlflow takes seconds to import, which --help need not wait for
+    from harness.tracking.runs import tracked  # mlflow takes seconds to import, which --help need not wait for
 
     with tracked(stage.name) as tracked_run:
         settings = _settings(given)
@@ -92,8 +93,9 @@ def _stage(name: str) -> Stage[Any, Any]:
 
 def _sweep(given: argparse.Namespace) -> int:
     """Search a stage's settings, go on with the study where there is one, and score the winner on the holdout."""
-    from harness import conclude, sweep  # optuna takes a second to import
-    from harness.tracking import Children, tracked
+    from harness.sweeping import conclusion as conclude  # optuna takes a second to import
+    from harness.sweeping import study as sweep
+    from harness.tracking.runs import Children, tracked
 
     stage = _stage(given.stage)
     planned = sweep.prepare(_settings(given), lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
@@ -153,8 +155,8 @@ def _summary(conclusion: Conclusion) -> str:
 
 def _compare(given: argparse.Namespace) -> int:
     """Rank tracked runs of a stage, and log the leaderboard and its pictures as a run of its own."""
-    from harness import compare
-    from harness.tracking import listed, tracked
+    from harness.tracking import compare
+    from harness.tracking.runs import listed, tracked
 
     stage, settings = _stage(given.stage), _settings(given)
     if unknown := [name for name in settings if name not in CompareOptions.model_fields]:
@@ -174,8 +176,8 @@ def _compare(given: argparse.Namespace) -> int:
 
 def _reproduce(given: argparse.Namespace) -> int:
     """Run a tracked run again: 0 when every metric of quality is equal, 1 when one differs."""
-    from harness import reproduce
-    from harness.tracking import artifact, tracked
+    from harness.tracking import reproduce
+    from harness.tracking.runs import artifact, tracked
 
     if given.unknown or given.run_id is None:
         raise BadInput("reproduce: it takes --run_id ID, the id of a run of a stage")
@@ -200,8 +202,8 @@ def _reproduce(given: argparse.Namespace) -> int:
 
 def _advise(given: argparse.Namespace) -> int:
     """Print what to try after a run, and the command that tries the first of it."""
-    from harness import advise
-    from harness.tracking import recorded
+    from harness.tracking import advise
+    from harness.tracking.runs import recorded
 
     if given.unknown or given.run_id is None:
         raise BadInput("advise: it takes --run ID, the id of a run of a stage")
@@ -245,7 +247,7 @@ def _bench(given: argparse.Namespace) -> int:
     """Measure a stage against its baseline, print the table and keep it as a run of its own."""
     if given.unknown:
         raise BadInput(f"bench: {given.unknown[0]} is not an option; --quick, --repeats and --device are")
-    from harness.tracking import tracked
+    from harness.tracking.runs import tracked
 
     with tracked(f"bench-{given.stage}", "benchmark") as tracked_run:
         for name, table in _bench_tables(given):
@@ -262,8 +264,8 @@ def _bench_tables(given: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame
         assert bench is not None  # the parser lists only stages that have one
         yield "bench", bench(given.device, given.repeats, given.quick, progress)
         return
-    from experiments.detect.bench_score import bench_score, paper_features
-    from harness.bench import bookkeeping
+    from experiments.detect.bench.scoring import bench_score, paper_features
+    from harness.commands.bookkeeping import bookkeeping
 
     with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder:
         file = Path(folder) / "features.parquet"
@@ -281,7 +283,7 @@ def _settings(given: argparse.Namespace) -> dict[str, str]:
         raise BadInput(f"{given.command}: {given.unknown[0]} is not an option; settings are typed --name value")
     settings = {name: value for name, value in vars(given).items() if name not in _NOT_SETTINGS}
     if re.fullmatch("[0-9a-f]{32}", records := settings.get("records", "")) and not Path(records).exists():
-        from harness.tracking import artifact
+        from harness.tracking.runs import artifact
 
         settings["records"] = str(artifact(records, "records.parquet"))
     return settings | dict.fromkeys(unknown, "")

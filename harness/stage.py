@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from harness.measure import Clock, Cost
+from harness.measuring.measure import Clock, Cost
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from harness.cache import Journal
+    from harness.running.cache import Journal
 
 Direction = Literal["maximize", "minimize", "none"]
 Level = Literal["info", "warn", "fail"]

@@ -13,12 +13,12 @@ from experiments import STAGES
 from experiments.detect import DETECT
 from experiments.montecarlo import MONTECARLO
 from harness import __main__ as command_line
-from harness import advise
 from harness.__main__ import main
-from harness.advise import Past
-from harness.hardware import Profile, load_profiles
+from harness.running.hardware import Profile, load_profiles
 from harness.stage import Goal, Params, Stage
-from harness.tracking import tracked
+from harness.tracking import advise
+from harness.tracking.advise import Past
+from harness.tracking.runs import tracked
 from tests.tiny import new_store
 
 PROFILES = {profile.tag: profile for profile in load_profiles()}

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
-from experiments.detect.params import DetectScore
-from harness import audit
-from harness.measure import Clock, Cost
+from experiments.detect.scoring.params import DetectScore
+from harness.measuring.measure import Clock, Cost
+from harness.running import audit
 from harness.stage import Finding, Metric, Records, Report
 
 METRICS = (

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.detect import bench, extract
-from experiments.detect.embed import embedder
+from experiments.detect.bench import extractor as bench
+from experiments.detect.inference import extract
+from experiments.detect.inference.embed import embedder
 from experiments.models import packed
 
 SMALL = bench.Case(200, responses=2, response=60, layers=2, heads=4, hidden=64, ffn=128, vocabulary=500)

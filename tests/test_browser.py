@@ -24,8 +24,8 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from harness import cache
-from harness.measure import Cost
+from harness.measuring.measure import Cost
+from harness.running import cache
 from harness.stage import Records
 
 ROOT = Path(__file__).parent.parent

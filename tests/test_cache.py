@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import STAGES
-from harness import cache
-from harness.measure import Clock, Cost
+from harness.measuring.measure import Clock, Cost
+from harness.running import cache
 from harness.stage import BadInput, Params, Records, Stage
 
 RECORDS = Records(
@@ -82,23 +82,23 @@ def test_the_key_changes_with_inputs_seed_and_surroundings(change: dict[str, Any
 @pytest.mark.parametrize(
     ("file", "matters"),
     [
-        ("demo/infer.py", True),
-        ("demo/helper.py", True),
+        ("demo/inference/infer.py", True),
+        ("demo/inference/helper.py", True),
         ("models/language.py", True),
-        ("demo/score.py", False),
-        ("demo/figures.py", False),
+        ("demo/scoring/score.py", False),
+        ("demo/scoring/figures.py", False),
         ("demo/audits.py", False),
-        ("other/infer.py", False),
+        ("other/inference/infer.py", False),
     ],
 )
 def test_the_key_changes_with_code_that_infers_and_not_with_code_that_scores(
     tmp_path: Path, file: str, matters: bool
 ) -> None:
-    for name in ("demo/infer.py", "models/language.py", file):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("demo/__init__.py", "models/language.py", file):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("def infer(params, context): ...\n")
     made: dict[str, Any] = {}
-    source = tmp_path / "demo/infer.py"
+    source = tmp_path / "demo/__init__.py"
     exec(compile(source.read_text(), str(source), "exec"), made)
     stage = replace(STAGES[0], infer=made["infer"])
 

@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from experiments.detect import DETECT
 from harness import __main__ as command_line
-from harness import cache, console, hardware, run
+from harness.commands import console
+from harness.running import cache, hardware, run
 from harness.stage import BadInput, Records
 from tests.tiny import TEXT, features, new_store, samples, save_llama, without_own_time, write_jsonl
 
@@ -399,7 +400,8 @@ def test_ctrl_c_marks_the_run_killed(store: str) -> None:
         import sys, threading
         from dataclasses import replace
         from experiments.detect import DETECT
-        from harness import __main__ as command_line, hardware
+        from harness import __main__ as command_line
+        from harness.running import hardware
 
         def infer(*_):
             print("inferring", flush=True)

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
-from harness import compare
 from harness.__main__ import main
-from harness.compare import CompareOptions
 from harness.stage import BadInput
+from harness.tracking import compare
+from harness.tracking.compare import CompareOptions
 from tests import tiny
 
 RUNS = pd.DataFrame(

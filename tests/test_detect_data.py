@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from experiments.detect.data import Sample, read
-from experiments.detect.released import read_released
+from experiments.detect.inference.data import Sample, read
+from experiments.detect.scoring.released import read_released
 from harness.stage import BadInput
 
 Json = dict[str, Any]

@@ -16,9 +16,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from experiments import STAGES
 from experiments.detect import DETECT
-from experiments.detect.params import DetectScore
-from experiments.detect.released import read_released
-from experiments.detect.score import (
+from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.released import read_released
+from experiments.detect.scoring.score import (
     Detector,
     Scores,
     Spans,
@@ -29,8 +29,8 @@ from experiments.detect.score import (
     read_spans,
 )
 from experiments.statistics import best_f1_threshold
-from harness.audit import audit
-from harness.run import RunOptions
+from harness.running.audit import audit
+from harness.running.run import RunOptions
 from harness.stage import BadInput, Records, Report, Stage
 
 SCORERS = ("linear", "logistic", "ensemble")

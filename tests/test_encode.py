@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.detect.data import Sample
-from experiments.detect.encode import Encoded, Span, encode, sentences
+from experiments.detect.inference.data import Sample
+from experiments.detect.inference.encode import Encoded, Span, encode, sentences
 from experiments.models.language import LanguageModel, load
 from harness.stage import BadInput
 from tests.tiny import TEXT, save_llama

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from experiments.models import endpoint
-from experiments.rag import judge
-from experiments.rag.judge import Answer
-from experiments.rag.params import RagInfer
+from experiments.rag.inference import judge
+from experiments.rag.inference.judge import Answer
+from experiments.rag.inference.params import RagInfer
 from harness.stage import BadInput
 from tests.loopback import Endpoint, completion, serve
 from tests.loopback import judge as as_judge

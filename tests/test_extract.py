@@ -13,9 +13,10 @@ import pytest
 import torch
 import transformers
 
-from experiments.detect import baseline, data, extract
-from experiments.detect.embed import embedder
-from experiments.detect.encode import Encoded, encode
+from experiments.detect.bench import baseline
+from experiments.detect.inference import data, extract
+from experiments.detect.inference.embed import embedder
+from experiments.detect.inference.encode import Encoded, encode
 from experiments.models import language, packed
 from experiments.models.language import LanguageModel
 from tests import tiny

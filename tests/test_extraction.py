@@ -18,12 +18,13 @@ from hypothesis.extra import numpy as arrays
 from scipy.spatial.distance import jensenshannon
 from scipy.special import log_softmax, softmax
 
-from experiments.detect import DETECT, baseline
-from experiments.detect import embed as embedding
-from experiments.detect.data import Sample
-from experiments.detect.encode import Encoded, encode
+from experiments.detect import DETECT
+from experiments.detect.bench import baseline
+from experiments.detect.inference import embed as embedding
+from experiments.detect.inference.data import Sample
+from experiments.detect.inference.encode import Encoded, encode
 from experiments.models.language import LanguageModel, load
-from harness import hardware, run
+from harness.running import hardware, run
 from harness.stage import BadInput
 from tests.tiny import TEXT, samples, save_llama, write_jsonl
 

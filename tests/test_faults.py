@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
-from experiments.detect.params import DetectScore
-from experiments.detect.released import read_released
-from harness.audit import audit, confounded
+from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.released import read_released
+from harness.running.audit import audit, confounded
 from harness.stage import Finding, Metric, Records, Report, Stage
 
 RNG = np.random.default_rng(1)

@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import statistics
-from experiments.detect import DETECT, bench_score, grid
-from experiments.detect.grid import METRICS, score_many
-from experiments.detect.params import DetectScore
-from experiments.detect.released import read_released
-from experiments.detect.score import best_alpha, fit_linear, read_spans
-from harness.audit import audit
+from experiments.detect import DETECT
+from experiments.detect.bench import scoring as bench_score
+from experiments.detect.scoring import grid
+from experiments.detect.scoring.grid import METRICS, score_many
+from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.released import read_released
+from experiments.detect.scoring.score import best_alpha, fit_linear, read_spans
+from harness.running.audit import audit
 from harness.stage import BadInput, Records
 from tests.tiny import features
 

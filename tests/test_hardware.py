@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from experiments import STAGES
-from harness.hardware import Machine, Profile, choose_profile, find_machine, load_profiles
+from harness.running.hardware import Machine, Profile, choose_profile, find_machine, load_profiles
 from harness.stage import BadInput
 
 INTEL = Machine(("cpu",), "Xeon Gold 6130", "x86_64", 1, 64)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.detect import compute
+from experiments.detect.inference import compute
 from experiments.models import language
 from harness.stage import BadInput
 from tests import tiny
@@ -81,7 +81,7 @@ def test_a_lower_precision_says_what_it_changes(execute: Any) -> None:
 
 
 def test_a_precision_that_cannot_be_checked_says_so(execute: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.detect.check.free_bytes", lambda *_: 1000.0)
+    monkeypatch.setattr("experiments.detect.inference.check.free_bytes", lambda *_: 1000.0)
     found = {finding.code: finding for finding in execute(precision="bf16").findings}
     assert "fp32 weights need" in found["precision_unchecked"].message
 
@@ -111,8 +111,8 @@ def test_a_batch_takes_four_fifths_of_what_is_free(
 
 
 def encoded(folder: Path) -> list[Any]:
-    from experiments.detect import data
-    from experiments.detect.encode import encode
+    from experiments.detect.inference import data
+    from experiments.detect.inference.encode import encode
 
     samples, _ = data.read(folder / "data.jsonl")
     described = language.describe(str(folder / "model"))

@@ -20,8 +20,8 @@ import psutil
 import pytest
 import torch
 
-from harness import measure
-from harness.measure import Clock, Cost
+from harness.measuring import measure
+from harness.measuring.measure import Clock, Cost
 
 MB = 2**20
 

@@ -22,10 +22,12 @@ from torch import nn
 
 from experiments.models import digits, train_digits_clip, vision
 from experiments.models.vision import VisionModel
-from experiments.montecarlo import MONTECARLO, bench, compute, images, passes, pixels
-from experiments.montecarlo.dropout import Dropout, Site, attached, choose, key
-from harness import cache, hardware, run
-from harness.measure import Cost
+from experiments.montecarlo import MONTECARLO
+from experiments.montecarlo.bench import dropout as bench
+from experiments.montecarlo.inference import compute, images, passes, pixels
+from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
+from harness.measuring.measure import Cost
+from harness.running import cache, hardware, run
 from harness.stage import BadInput
 from tests.tiny import new_store
 
@@ -448,7 +450,7 @@ def test_sigkill_costs_one_batch_and_the_same_command_gives_the_records_of_an_un
     typed = settings | {"ablation": "0", "dropout": "0.1"}
     words = [word for name, value in typed.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "harness", "montecarlo", *words]
-    process = subprocess.Popen(command, cwd=Path(run.__file__).parents[1], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=Path(run.__file__).parents[2], stderr=subprocess.DEVNULL)
     try:
         while len(list((tmp_path / "cache").glob("*.journal/*.arrow"))) < 5:
             assert process.poll() is None

@@ -19,12 +19,13 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from experiments.montecarlo import MONTECARLO
-from experiments.montecarlo.params import BLURRED, DOWNSAMPLED, ORIGINAL, MontecarloScore
-from experiments.montecarlo.score import STATUSES, Scaling, Trials, gate, spearman_brown
-from harness import hardware, run
-from harness.audit import audit
+from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL
+from experiments.montecarlo.scoring.params import MontecarloScore
+from experiments.montecarlo.scoring.score import STATUSES, Scaling, Trials, gate, spearman_brown
+from harness.running import hardware, run
+from harness.running.audit import audit
 from harness.stage import BadInput, Finding, Records, Report, Undefined
-from harness.trial import split
+from harness.sweeping.trial import split
 
 RNG = np.random.default_rng(0)
 

@@ -1,8 +1,7 @@
-"""The environment is named once, the commands in the README exist, and the layers keep apart."""
+"""The environment is named once, and the commands in the README exist."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -161,26 +160,7 @@ def test_setup_hands_pips_settings_to_uv_and_runs_detect(tmp_path: Path) -> None
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in done.stdout
 
 
-# ---- layers ----
-
-
-@pytest.mark.parametrize(
-    ("package", "other", "allowed"),
-    [
-        ("experiments", "harness", {"harness.stage", "harness.cache", "harness.measure", "harness.engine"}),
-        ("harness", "experiments", set()),
-    ],
-)
-def test_packages_import_only_what_the_design_allows(package: str, other: str, allowed: set[str]) -> None:
-    for path in (ROOT / package).rglob("*.py"):
-        if path == ROOT / "harness" / "__main__.py":
-            continue  # the one place where the two meet
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [f"{other}.{alias.name}" for alias in node.names] if node.module == other else [node.module]
-            strays = [name for name in names if name.split(".")[0] == other and name not in allowed]
-            assert not strays, f"{path.relative_to(ROOT)}:{node.lineno} imports {strays}"
+# ---- surroundings ----
 
 
 def test_no_run_is_inherited_from_the_runner() -> None:

@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 
 from experiments.models import cross_encoder, endpoint, generate, language
-from experiments.rag import RAG, data, judge, nli, similarity
-from experiments.rag.generate import Local, Prompt, plain
-from experiments.rag.judge import Answer
-from experiments.rag.params import RagInfer
+from experiments.rag import RAG
+from experiments.rag.inference import data, judge, nli, similarity
+from experiments.rag.inference.generate import Local, Prompt, plain
+from experiments.rag.inference.judge import Answer
+from experiments.rag.inference.params import RagInfer
 from harness import __main__ as command_line
-from harness import hardware, run
+from harness.running import hardware, run
 from harness.stage import BadInput
 from tests import tiny
 from tests.loopback import Endpoint, completion, serve

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.rag import data, retrieve
-from experiments.rag.data import Dataset, Question
-from experiments.rag.params import RagInfer
+from experiments.rag.inference import data, retrieve
+from experiments.rag.inference.data import Dataset, Question
+from experiments.rag.inference.params import RagInfer
 from harness.stage import BadInput
 
 WORDS = [f"word{letter}" for letter in "bcdfg"]

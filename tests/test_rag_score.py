@@ -14,10 +14,10 @@ from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
 from experiments import statistics
 from experiments.rag import RAG
-from experiments.rag.params import RagScore
-from experiments.rag.score import fit, out_of_fold, read_answers
-from harness.audit import audit
-from harness.run import _require_sound
+from experiments.rag.scoring.params import RagScore
+from experiments.rag.scoring.score import fit, out_of_fold, read_answers
+from harness.running.audit import audit
+from harness.running.run import _require_sound
 from harness.stage import BadInput, Records, Undefined
 
 TIERS = ("high", "medium", "low")

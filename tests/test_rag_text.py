@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.rag.lexical import support
-from experiments.rag.text import abstains, contains, correct, normalise, sentences
+from experiments.rag.inference.lexical import support
+from experiments.rag.inference.text import abstains, contains, correct, normalise, sentences
 
 
 @pytest.mark.parametrize(

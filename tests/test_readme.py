@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from experiments import STAGES
-from harness.arguments import describe
-from harness.compare import CompareOptions
-from harness.hardware import Profile, load_profiles
-from harness.run import RunOptions
-from harness.space import SweepOptions
+from harness.commands.arguments import describe
+from harness.running.hardware import Profile, load_profiles
+from harness.running.run import RunOptions
 from harness.stage import Params, Stage
+from harness.sweeping.space import SweepOptions
+from harness.tracking.compare import CompareOptions
 
 README = Path(__file__).parent.parent / "README.md"
 

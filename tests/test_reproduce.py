@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
-from harness import hardware, reproduce, run
 from harness.__main__ import main
-from harness.tracking import artifact
+from harness.running import hardware, run
+from harness.tracking import reproduce
+from harness.tracking.runs import artifact
 from tests import tiny
 
 

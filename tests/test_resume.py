@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from experiments.detect import DETECT
-from harness import cache, hardware, run
-from harness.cache import Journal
-from harness.measure import Clock
+from harness.measuring.measure import Clock
+from harness.running import cache, hardware, run
+from harness.running.cache import Journal
 from harness.stage import BadInput
 from tests import tiny
 
@@ -27,8 +27,9 @@ FRAME = pd.DataFrame({"group": ["a", "b"], "ecs_0_0": [0.25, 0.5]})
 SCRIPT = """
 import sys, time
 from contextlib import nullcontext, suppress
-from experiments.detect import DETECT, compute
-from harness import hardware, run
+from experiments.detect import DETECT
+from experiments.detect.inference import compute
+from harness.running import hardware, run
 real = compute.extract.extractor
 def slow(*arguments):
     extract = real(*arguments)

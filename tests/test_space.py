@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiments import STAGES
-from harness import space
-from harness.space import Range
 from harness.stage import BadInput
-from harness.sweep import _at, _distribution
+from harness.sweeping import space
+from harness.sweeping.space import Range
+from harness.sweeping.study import _at, _distribution
 
 (DETECT,) = [stage for stage in STAGES if stage.name == "detect"]
 MEMORY = {"peak_rss_gb": 16.0}

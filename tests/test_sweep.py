@@ -20,10 +20,12 @@ import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
-from harness import hardware, run, sweep, trial
 from harness.__main__ import main
-from harness.engine import InProcess, in_fresh_process
+from harness.running import hardware, run
 from harness.stage import BadInput
+from harness.sweeping import study as sweep
+from harness.sweeping import trial
+from harness.sweeping.engines import InProcess, in_fresh_process
 from tests import tiny
 
 SPACE = """
@@ -168,7 +170,8 @@ def child(arguments: list[str], variables: dict[str, str], folder: str) -> None:
 def killed(place: Path, kills: int, trials: int) -> int:
     """Start the same sweep again and again, each time killed at a random moment, then let it end: exit code."""
     server = multiprocessing.get_context("forkserver")  # whose children have imported everything before they begin
-    server.set_forkserver_preload(["experiments", "harness.tracking", "harness.sweep", "harness.__main__", "torch"])
+    modules = ["experiments", "harness.tracking.runs", "harness.sweeping.study", "harness.__main__", "torch"]
+    server.set_forkserver_preload(modules)
     draw = random.Random(0)
     variables = {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "RIGSWEEP_CACHE")}
     arguments = words(f"--trials={trials}", "--max_attempts=100")
@@ -394,7 +397,7 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
 def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None:
     code = "import sys; from harness.__main__ import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words("--trials=100000")]
-    folder = Path(sweep.__file__).parent.parent
+    folder = Path(sweep.__file__).parents[2]
     variables = os.environ | {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
-from harness import cache, hardware, run
+from harness.running import cache, hardware, run
 from harness.stage import Records
-from harness.tracking import Tracked, tracked
+from harness.tracking.runs import Tracked, tracked
 from tests.tiny import features, new_store, without_own_time
 
 Execute = Callable[..., run.Result]

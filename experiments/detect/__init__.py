@@ -8,35 +8,36 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.detect import audits, remedies
-from experiments.detect.grid import METRICS as METRICS_OF_MANY
-from experiments.detect.grid import score_many
-from experiments.detect.params import DetectInfer, DetectScore
-from experiments.detect.score import held_out, score
+from experiments.detect.inference.params import DetectInfer
+from experiments.detect.scoring import audits, remedies
+from experiments.detect.scoring.grid import METRICS as METRICS_OF_MANY
+from experiments.detect.scoring.grid import score_many
+from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.score import held_out, score
 from harness.stage import Context, Metric, Progress, Records, Stage
 
 
 # The model's libraries are imported only when a model is needed: scoring and help do without them.
 def _inputs(params: DetectInfer) -> dict[str, str]:
-    from experiments.detect.infer import inputs
+    from experiments.detect.inference.infer import inputs
 
     return inputs(params)
 
 
 def _infer(params: DetectInfer, context: Context) -> Records:
-    from experiments.detect.infer import infer
+    from experiments.detect.inference.infer import infer
 
     return infer(params, context)
 
 
 def _read(path: Path) -> Records:
-    from experiments.detect.released import read_released
+    from experiments.detect.scoring.released import read_released
 
     return read_released(path)
 
 
 def _bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
-    from experiments.detect.bench import bench
+    from experiments.detect.bench.extractor import bench
 
     return bench(device, repeats, quick, progress)
 

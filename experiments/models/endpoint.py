@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from harness import cache
+from harness.running import cache
 from harness.stage import BadInput
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from experiments.models import world
 
 FOLDER = Path(__file__).parent / "reference"
-EVALUATION_SET = Path(__file__).parents[1] / "detect" / "builtin.jsonl"
+EVALUATION_SET = Path(__file__).parents[1] / "detect" / "inference" / "builtin.jsonl"
 LONGEST_CONTEXT = 25  # sentences
 ROPE_THETA = 500_000.0
 SPECIALS = ("<bos>", "<eos>", "<pad>")

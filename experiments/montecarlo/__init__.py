@@ -8,33 +8,34 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.montecarlo import audits, remedies
-from experiments.montecarlo.params import MontecarloInfer, MontecarloScore
-from experiments.montecarlo.score import FAILED, USABLE, held_out, score
+from experiments.montecarlo.inference.params import MontecarloInfer
+from experiments.montecarlo.scoring import audits, remedies
+from experiments.montecarlo.scoring.params import MontecarloScore
+from experiments.montecarlo.scoring.score import FAILED, USABLE, held_out, score
 from harness.stage import Context, Metric, Progress, Records, Stage
 
 
 # The model's libraries are imported only when a model is needed: scoring and help do without them.
 def _inputs(params: MontecarloInfer) -> dict[str, str]:
-    from experiments.montecarlo.infer import inputs
+    from experiments.montecarlo.inference.infer import inputs
 
     return inputs(params)
 
 
 def _infer(params: MontecarloInfer, context: Context) -> Records:
-    from experiments.montecarlo.infer import infer
+    from experiments.montecarlo.inference.infer import infer
 
     return infer(params, context)
 
 
 def _read(path: Path) -> Records:
-    from experiments.montecarlo.released import read_released
+    from experiments.montecarlo.scoring.released import read_released
 
     return read_released(path)
 
 
 def _bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
-    from experiments.montecarlo.bench import bench
+    from experiments.montecarlo.bench.dropout import bench
 
     return bench(device, repeats, quick, progress)
 

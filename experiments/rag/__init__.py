@@ -6,27 +6,28 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.rag import audits, remedies
-from experiments.rag.params import RagInfer, RagScore
-from experiments.rag.score import QUICK, held_out, score, score_many
+from experiments.rag.inference.params import RagInfer
+from experiments.rag.scoring import audits, remedies
+from experiments.rag.scoring.params import RagScore
+from experiments.rag.scoring.score import QUICK, held_out, score, score_many
 from harness.stage import Context, Metric, Progress, Records, Stage
 
 
 # The models' libraries are imported only when a model is needed: scoring and help do without them.
 def _inputs(params: RagInfer) -> dict[str, str]:
-    from experiments.rag.infer import inputs
+    from experiments.rag.inference.infer import inputs
 
     return inputs(params)
 
 
 def _infer(params: RagInfer, context: Context) -> Records:
-    from experiments.rag.infer import infer
+    from experiments.rag.inference.infer import infer
 
     return infer(params, context)
 
 
 def _bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
-    from experiments.rag.bench import bench
+    from experiments.rag.bench.batching import bench
 
     return bench(device, repeats, quick, progress)
 

@@ -1,0 +1,1 @@
+"""How fast `detect` is, beside the simple versions that it is held to."""

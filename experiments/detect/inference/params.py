@@ -1,0 +1,60 @@
+"""The settings of `detect`, each declared once: command line, search space, cache key and tables follow from here."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from harness.stage import Params
+
+# "all", or layer.head pairs such as "3.0,3.7,5.2"
+HEADS = r"\d+\.\d+(,\d+\.\d+)*"
+
+
+class DetectInfer(Params):
+    """What decides the records: model, data, and how ECS and PKS are read."""
+
+    model: str = Field("builtin", description="language model: `builtin`, a folder, or a Hugging Face name")
+    dataset: str = Field("builtin", description="`builtin`, a RAGTruth folder, or a JSONL of own data")
+    generator: str | None = Field(None, description="RAGTruth: keep the responses of this model only")
+    split: str | None = Field(None, description="keep the samples of this split only")
+    task: str | None = Field(None, description="keep the samples of this task type only")
+    limit: int | None = Field(None, ge=1, description="keep the first so many samples")
+    prompt_chars: int | None = Field(None, ge=1, description="cut longer prompts here (published ReDeEP: 12000)")
+    max_sequence_length: int | None = Field(
+        None, ge=16, description="tokens; longer prompts are cut at their end (unset: the model's window)"
+    )
+    chat_template: bool = Field(True, description="put the prompt through the tokenizer's chat template if it has one")
+    level: Literal["chunk", "token"] = Field("chunk", description="one record a response span, or one a token")
+    span_chars: int = Field(
+        0, ge=0, le=100_000, description="join sentences into spans of up to so many characters (0: one a span)"
+    )
+    pks: Literal["jsd", "published"] = Field(
+        "jsd", description="Jensen-Shannon divergence (nats), or the published variant"
+    )
+    extract_heads: Annotated[str, StringConstraints(pattern=rf"^(all|{HEADS})$")] = Field(
+        "all", description="heads to read ECS from: `all`, or layer.head pairs such as 3.0,5.2"
+    )
+    embedder: str = Field(
+        "model", description="chunk level: `model` (its own mean-pooled states) or a sentence-transformers name"
+    )
+    precision: Literal["fp32", "bf16", "fp16", "int8", "nf4", "fp4"] = Field("fp32", description="weights' precision")
+    precision_check: int = Field(
+        4, ge=0, le=1000, description="below fp32: responses computed again in fp32, to say what the precision changes"
+    )
+    attention: Literal["auto", "eager", "sdpa", "flash"] = Field(
+        "auto", description="kernel; auto: sdpa, or eager where the model caps its scores"
+    )
+    compile: bool = Field(
+        False, description="compile the feed-forward blocks and the divergence (needs a C++ compiler)"
+    )
+    batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=10**6)] = Field(
+        "auto", description="tokens computed at once; auto: what fits into memory, found once on each hardware"
+    )
+    workers: int = Field(1, ge=1, le=64, description="processes that hold a model each, on GPUs of their own if any")
+    device_map: Literal["single", "auto", "balanced", "sequential"] = Field(
+        "single", description="one device, or the model spread over all and offloaded (accelerate's device maps)"
+    )
+    max_memory_gb: float | None = Field(
+        None, gt=0, description="most memory of each device for weights (device maps) and for batches (auto)"
+    )
+    cleanup_every: int = Field(0, ge=0, le=10**6, description="free cached memory after so many batches (0: never)")

@@ -1,0 +1,1 @@
+"""What turns the records of `detect` into a report, and doubts it."""

@@ -1,0 +1,192 @@
+"""Thousands of score settings at once: the figures of `score`, from what the settings share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from experiments import statistics
+from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.score import (
+    Spans,
+    best_alpha,
+    best_columns,
+    choose_heads,
+    folds,
+    min_max,
+    read_spans,
+    score,
+)
+from experiments.statistics import Floats, Ints
+from harness.stage import Records, Undefined
+
+METRICS = ("auc", "pcc", "auc_in_sample", "auc_out_of_fold", "optimism")
+
+# How many heads (0: those that the settings name) and layers are summed, alpha, m.
+Point = tuple[int, int, float | Literal["best"], float]
+Bools = NDArray[np.bool_]
+
+_CELLS = 1 << 15  # numbers worked on at once: 256 KB
+_LARGE = 2.0**64  # scores beyond it leave no bit for the label
+
+
+def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = METRICS) -> pd.DataFrame:
+    """Return the chosen metrics that `score` reports for each of the settings, one row each; NaN means undefined.
+
+    They are the same numbers bit for bit, `pcc` up to its last digits: each response's score comes from the operations
+    of `score` in their order, so that ties which rounding makes or breaks are the same too.  Fast is scorer=linear, the
+    others are scored one by one.  Folds are made only if a metric or protocol needs them.
+    """
+    spans = read_spans(records.frame)
+    table = np.full((len(settings), len(METRICS)), np.nan)
+    fits: dict[Any, list[int]] = defaultdict(list)
+    for row, each in enumerate(settings):
+        if each.scorer == "linear":
+            fits[each.select, each.heads, each.folds, each.fold_seed, each.threshold == "auto"].append(row)
+        else:
+            found = score(records, each).metrics
+            table[row] = [found.get(name, np.nan) for name in METRICS]
+    for rows in fits.values():
+        table[rows] = _score_linear(spans, [settings[row] for row in rows], metrics)
+    return pd.DataFrame(table, columns=list(METRICS))[list(metrics)]
+
+
+def _score_linear(spans: Spans, settings: list[DetectScore], metrics: Collection[str]) -> Floats:
+    """METRICS (s, 5) of settings that differ in nothing but counts, weights and protocol."""
+    first, most_layers = settings[0], len(spans.pks.columns)
+    most_heads = len(spans.ecs.columns) if first.heads == "auto" else 0
+    points: dict[Point, int] = {}  # many settings may be one point, where columns are few
+    which = [
+        points.setdefault((min(heads, most_heads), min(layers, most_layers), alpha, m), len(points))
+        for heads, layers, alpha, m in map(attrgetter("top_n", "top_k", "alpha", "m"), settings)
+    ]
+    published = np.array([each.protocol == "published" for each in settings])
+    wanted = {"auc_in_sample", "auc_out_of_fold", "optimism"}.intersection(metrics)
+    inside = outside = np.full((len(points), 2), np.nan)
+    if published.any() or wanted - {"auc_out_of_fold"}:
+        inside = _measure(spans, first, list(points), "published")
+    if not published.all() or wanted - {"auc_in_sample"}:
+        outside = _measure(spans, first, list(points), "crossfit")
+    inside, outside = inside[which], outside[which]
+    own = np.where(published[:, None], inside, outside)
+    return np.column_stack([own, inside[:, 0], outside[:, 0], inside[:, 0] - outside[:, 0]])
+
+
+def _measure(spans: Spans, params: DetectScore, points: list[Point], protocol: str) -> Floats:
+    """AUC and PCC (p, 2) over all responses, each scored by the fit of the fold that holds it out."""
+    labels, sizes = spans.responses["label"].to_numpy(np.int64), np.bincount(spans.response)
+    everyone = np.arange(len(labels))
+    measured = np.full((len(points), 2), np.nan)
+    try:
+        split = folds(spans, params) if protocol == "crossfit" else [(everyone, everyone)]
+        span_scores = _fit(spans, split, params, points)
+        statistics.require_two_classes(labels)
+    except Undefined:
+        return measured
+    for block in _blocks(len(points), len(labels)):
+        scores = np.array([np.bincount(spans.response, span_scores(point)) for point in points[block]]) / sizes
+        measured[block] = np.column_stack([_aucs(labels, scores), _pearsons(labels, scores)])
+    return measured
+
+
+def _fit(
+    spans: Spans, split: list[tuple[Ints, Ints]], params: DetectScore, points: list[Point]
+) -> Callable[[Point], Floats]:
+    """Fit on every training fold, and return what scores the spans (n,) for a point."""
+    labels = spans.responses["label"].to_numpy(np.int64)
+    heads, layers = {heads for heads, *_ in points}, {layers for _, layers, *_ in points}
+    ecs, pks = ({count: np.empty(len(spans.label)) for count in counts} for counts in (heads, layers))
+    alphas: dict[Point, list[float]] = {point: [] for point in points if point[2] == "best"}
+    fold_of = np.empty(len(spans.label), dtype=np.int64)
+    for fold, (train, test) in enumerate(split):
+        fit = spans if len(train) == len(labels) else spans.take(train)
+        if params.threshold == "auto":  # which needs both to learn from
+            statistics.require_two_classes(labels[train])
+        best_layers = _rank(fit.pks, fit.label, max(layers), params)
+        auto = params.heads == "auto"
+        best_heads = _rank(fit.ecs, 1 - fit.label, max(heads), params) if auto else choose_heads(fit, params)
+        in_train, in_test = np.isin(spans.response, train), np.isin(spans.response, test)
+        own_ecs = _scaled_sums(spans.ecs, best_heads, heads, in_train)
+        own_pks = _scaled_sums(spans.pks, best_layers, layers, in_train)
+        for pooled, own in ((ecs, own_ecs), (pks, own_pks)):
+            for count, values in own.items():
+                pooled[count][in_test] = values[in_test]
+        fold_of[in_test] = fold
+        for point, found in alphas.items():
+            means = spans.mean(own_ecs[point[0]])[train], spans.mean(own_pks[point[1]])[train]
+            found.append(best_alpha(labels[train], *means, point[3]))
+
+    def score_spans(point: Point) -> Floats:
+        heads, layers, alpha, m = point
+        weight = np.array(alphas[point])[fold_of] if alpha == "best" else alpha
+        return m * pks[layers] - weight * ecs[heads]
+
+    return score_spans
+
+
+def _rank(columns: pd.DataFrame, label: Ints, count: int, params: DetectScore) -> list[str]:
+    """What best_columns returns, sooner."""
+    if params.select != "auc":
+        return best_columns(columns, label, count, params)
+    statistics.require_two_classes(label)
+    rows = columns.to_numpy(np.float64).T
+    worth = np.empty(len(rows))
+    for block in _blocks(*rows.shape):
+        worth[block] = _aucs(label, rows[block])
+    return [str(columns.columns[i]) for i in np.argsort(-worth, kind="stable")[:count]]
+
+
+def _scaled_sums(columns: pd.DataFrame, names: list[str], counts: set[int], reference: Bools) -> dict[int, Floats]:
+    """The sum (n,) of the first `count` columns for each of the counts (0: of all), scaled to 0-1 on the reference."""
+    total, sums = np.zeros(len(columns)), dict[int, Floats]()
+    for count, name in enumerate(names, 1):
+        total = total + columns[name].to_numpy(np.float64)
+        if count in counts:
+            sums[count] = min_max(total[reference])(total)
+    if 0 in counts:
+        sums[0] = min_max(total[reference])(total)
+    return sums
+
+
+def _aucs(labels: Ints, scores: Floats) -> Floats:
+    """AUROC of every row of `scores` (s, n), bit for bit as statistics.column_aucs has it, many times sooner.
+
+    One sort orders the scores with the labels in their last place: scores are brought below 1 by a power of two, which
+    frees a bit of the exponent.  Among tied scores label 1 then comes last and wins, which the same sort with the
+    labels turned round corrects.
+    """
+    if not max(scores.max(), -scores.min()) < _LARGE:  # too large, infinite or not a number
+        return statistics.column_aucs(labels, scores.T)
+    bits = (scores * (1 / _LARGE) + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
+    keys = ((bits ^ ((bits >> 63) & np.int64(2**63 - 1))) << 1) | labels
+    keys.sort(axis=1)
+    positives = int(labels.sum())
+    ranks = np.arange(1.0, len(labels) + 1)
+    rank_sums = (keys & 1) @ ranks
+    tied = ((keys[:, 1:] ^ keys[:, :-1]) == 1).any(axis=1)
+    if tied.any():
+        turned = np.sort(keys[tied] ^ 1, axis=1)
+        rank_sums[tied] = (rank_sums[tied] + (1 - (turned & 1)) @ ranks) / 2
+    pairs = positives * (len(labels) - positives)
+    return np.asarray((rank_sums - positives * (positives + 1) / 2) / pairs, dtype=np.float64)
+
+
+def _pearsons(labels: Ints, scores: Floats) -> Floats:
+    """Pearson correlation of the labels with every row of `scores` (s, n), NaN where a row is constant."""
+    centred, targets = scores - scores.mean(axis=1, keepdims=True), labels - labels.mean()
+    squares = np.einsum("sn,sn->s", centred, centred) * (targets @ targets)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.clip(centred @ targets / np.sqrt(squares), -1, 1)
+    return np.where(np.ptp(scores, axis=1) == 0, np.nan, values)
+
+
+def _blocks(rows: int, width: int) -> list[slice]:
+    """All rows, in slices of so few that they stay in a core's cache."""
+    step = max(1, _CELLS // width)
+    return [slice(start, start + step) for start in range(0, rows, step)]

@@ -1,0 +1,1 @@
+"""How fast `montecarlo` is, beside the simple loop."""

@@ -1,0 +1,58 @@
+"""The settings of `montecarlo`, each declared once; command line, search space and cache key follow from here."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.stage import Params
+
+PREFIX = "u_"  # of the columns that hold a statistic of the passes
+ORIGINAL, BLURRED, DOWNSAMPLED = "original", "blur", "downsample"  # what is in the column `variant`
+PASSES = r"^\d+(,\d+)*$"
+
+
+class MontecarloInfer(Params):
+    """What decides the records: encoder, images, and how dropout is nested."""
+
+    encoder: str = Field("builtin", description="vision encoder: `builtin`, a folder, or a name that `library` knows")
+    library: Literal["open_clip", "transformers"] = Field(
+        "open_clip", description="what loads the encoder: open_clip, or transformers (SigLIP and SigLIP2)"
+    )
+    pretrained: str | None = Field(
+        None, description="open_clip names: the tag of the weights, or a file that holds them"
+    )
+    images: str = Field("builtin", description="`builtin`, a folder, a tree of one folder a class, or a .txt list")
+    caption: str | None = Field(
+        None, description="zero-shot caption, {} being the class (unset: `a photo of a {}`, digits have their own)"
+    )
+    keep: int | None = Field(None, ge=1, description="keep so many images, evenly spread over all")
+    dropout: float = Field(0.01, gt=0, le=0.9, description="probability that dropout sets an entry to 0")
+    sites: str = Field(
+        "mlp-down",
+        description="linear layers whose input is dropped: `all-linear`, `mlp-down`, `last-N` (all in the last N"
+        " blocks), `projection`, or a regular expression of their names",
+    )
+    attention: Literal["native", "split"] = Field(
+        "native", description="split: write torch's MultiheadAttention out, so that dropout reaches its layers"
+    )
+    trunk: Literal["once", "every_pass"] = Field(
+        "once", description="compute what lies before the first site once an image, or in every pass: the same numbers"
+    )
+    passes: Annotated[str, Field(pattern=PASSES)] = Field(
+        "4,16,64", description="T: numbers of passes; the smaller ones are the first passes of the largest"
+    )
+    mc_trials: int = Field(10, ge=2, le=1000, description="K: independent trials of so many passes each")
+    ablation: int = Field(100, ge=0, le=10**6, description="images that are also computed blurred and downsampled")
+    batch_images: int = Field(64, ge=1, le=10**5, description="images computed at once")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="below fp32: autocast; statistics are accumulated in fp64 always"
+    )
+    precision_check: int = Field(
+        8, ge=0, le=1000, description="below fp32: images computed again in fp32, to say what the precision changes"
+    )
+    compile: bool = Field(False, description="compile the encoder's blocks (needs a C++ compiler)")
+    pixels: Literal["auto", "device", "pinned", "mmap"] = Field(
+        "auto", description="where pixels stay: auto is the device, else pinned memory (CUDA), else a file"
+    )
+    decoders: int = Field(2, ge=1, le=256, description="threads that open, decode and preprocess images")
+    workers: int = Field(1, ge=1, le=64, description="processes that hold an encoder each, on GPUs of their own if any")

@@ -1,0 +1,149 @@
+"""Every image opened, decoded and preprocessed once, in parallel; pixels kept where the encoder gets at them fast."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+import torch
+from joblib import Parallel, delayed
+from PIL import Image
+
+from experiments.models.vision import VisionModel
+from experiments.montecarlo.inference import images
+from experiments.montecarlo.inference.images import Item
+from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL
+from harness.stage import BadInput, Progress
+
+_SHARE = 0.5  # of free memory, what pixels may take
+_CHANGES = {ORIGINAL: None, BLURRED: images.blurred, DOWNSAMPLED: images.downsampled}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image as it is computed: original, blurred or downsampled; `place` is where its pixels lie."""
+
+    item: Item
+    variant: str
+    place: int
+
+
+@dataclass
+class Pixels:
+    """What there is to compute, originals first, and what was found on the way."""
+
+    tensor: torch.Tensor  # (places, 3, height, width)
+    moved: str | None  # why it does not lie where it would be fastest
+    file: Path | None
+    rows: list[Row] = field(default_factory=list)
+    thumbnails: dict[str, bytes] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def mapped(cls, file: str, shape: tuple[int, ...], dtype: torch.dtype, rows: list[Row]) -> Pixels:
+        """Pixels that lie in a file, which is made where it is not there."""
+        flat = torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype)
+        return cls(flat.view(shape), None, Path(file), rows)
+
+    def batch(self, rows: Sequence[Row], model: VisionModel) -> torch.Tensor:
+        """Pixels of some rows, where the model is and in its precision."""
+        return self.tensor[[row.place for row in rows]].to(model.device, model.dtype, non_blocking=True)
+
+
+@contextmanager
+def decoded(
+    items: Sequence[Item],
+    changed: Sequence[Item],
+    model: VisionModel,
+    place: str,
+    decoders: int,
+    progress: Progress,
+) -> Iterator[Pixels]:
+    """Decode all items, those of `changed` blurred and downsampled as well; a broken one is left out and named."""
+    jobs = [(item, list(_CHANGES) if item in set(changed) else [ORIGINAL]) for item in items]
+    count = sum(len(variants) for _, variants in jobs)
+    with tempfile.TemporaryDirectory(prefix="rigsweep-pixels-") as folder:
+        found: Pixels | None = None
+        broken: dict[str, str] = {}
+        rows: list[Row] = []
+        parallel = Parallel(n_jobs=decoders, prefer="threads", return_as="generator")
+        with progress(len(jobs), "decode", "images") as advance:
+            opened = parallel(delayed(_open)(item, variants, model) for item, variants in jobs)
+            for (item, variants), result in zip(jobs, opened, strict=True):
+                advance(1, f"{len(broken)} broken" if broken else "")
+                if isinstance(result, str):
+                    broken[item.name] = result
+                    continue
+                shape = (count, *result[0][0].shape)
+                found = found or _allocate(shape, model, place, Path(folder))
+                for variant, pixels in zip(variants, result[0], strict=True):
+                    found.tensor[len(rows)] = pixels
+                    rows.append(Row(item, variant, len(rows)))
+                found.thumbnails[item.name] = result[1]
+                found.notes.update(result[2])
+        if found is None:
+            name, why = next(iter(broken.items()))
+            raise BadInput(f"images: none of {len(items)} can be read; {name}: {why}")
+        found.broken = broken
+        found.rows = sorted(rows, key=lambda row: row.variant != ORIGINAL)
+        yield found
+
+
+def _open(
+    item: Item, variants: Sequence[str], model: VisionModel
+) -> tuple[list[torch.Tensor], bytes, tuple[str, ...]] | str:
+    """Pixels of an image's variants, a thumbnail and notes; or why it cannot be read."""
+    try:
+        opened = images.decode(item.path)
+        changed: list[Image.Image] = [
+            change(opened.image) if (change := _CHANGES[each]) else opened.image for each in variants
+        ]
+        return [model.preprocess(image) for image in changed], opened.thumbnail, opened.notes
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+_PLACES = {"device": "the device's memory", "pinned": "pinned memory", "mmap": "a temporary file"}
+
+
+def _allocate(shape: tuple[int, ...], model: VisionModel, place: str, folder: Path) -> Pixels:
+    """Memory for all pixels: where asked for, or at the first place that has room, fastest first.
+
+    They are kept in the precision that autocast computes in, which would round them anyway.
+    """
+    size = math.prod(shape) * model.dtype.itemsize
+    full: list[str] = []
+    for candidate in ("device", "pinned", "mmap") if place == "auto" else (place,):
+        if candidate == "pinned" and model.device.type != "cuda":
+            full.append(f"only CUDA has pinned memory, not {model.device.type}")
+        elif candidate == "mmap" or size <= _SHARE * (room := _free(candidate, model.device)):
+            moved = f"{'; '.join(full)}; they are kept in {_PLACES[candidate]}" if full else None
+            return _place(candidate, shape, model, folder, moved)
+        else:
+            said = f"pixels take {size / 2**30:.2g} GiB, more than {_SHARE:.0%} of the {room / 2**30:.2g} GiB free in"
+            full.append(f"{said} {_PLACES[candidate]}")
+    raise BadInput(f"pixels = {place}: {full[0]}; pixels=auto finds another place")
+
+
+def _place(place: str, shape: tuple[int, ...], model: VisionModel, folder: Path, moved: str | None) -> Pixels:
+    if place == "mmap":
+        return replace(Pixels.mapped(str(folder / "pixels"), shape, model.dtype, []), moved=moved)
+    if place == "pinned":
+        return Pixels(torch.empty(shape, dtype=model.dtype, pin_memory=True), moved, None)
+    return Pixels(torch.empty(shape, dtype=model.dtype, device=model.device), moved, None)
+
+
+def _free(place: str, device: torch.device) -> float:
+    """Bytes free of the memory in question."""
+    if place == "device" and device.type == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
+    return float(psutil.virtual_memory().available)

@@ -1,0 +1,1 @@
+"""What turns the records of `montecarlo` into a report, and doubts it."""

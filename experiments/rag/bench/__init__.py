@@ -1,0 +1,1 @@
+"""How much `rag` gains by batching."""

@@ -1,0 +1,128 @@
+"""Questions and their passages -> answers: by a model here, or by an endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from experiments.models import endpoint, generate, language
+from experiments.rag.inference.params import RagInfer
+from harness.stage import BadInput
+
+_INSTRUCTION = (
+    "Answer the question from the context alone, in one sentence for each thing that is asked."
+    " If the context does not tell, say: I don't know."
+)
+
+
+class Prompt(NamedTuple):
+    """What is asked, and the texts to answer from."""
+
+    question: str
+    passages: Sequence[str]
+
+
+class Answered(NamedTuple):
+    """Answers in the order of the prompts, None where there is none, and why; tokens and padding computed."""
+
+    texts: list[str | None]
+    reasons: list[str]
+    tokens: int = 0
+    padding: int = 0
+
+
+class Generator(Protocol):
+    """What answers: `fitting` says how many of the passages it can take, `answer` answers a few prompts."""
+
+    def fitting(self, prompt: Prompt) -> int: ...
+    def answer(self, prompts: Sequence[Prompt]) -> Answered: ...
+
+
+def plain(prompt: Prompt) -> str:
+    """A prompt for a model that only continues text; the form that the built-in one was trained on."""
+    return f"Context: {' '.join(prompt.passages)} Request: {prompt.question} Answer:"
+
+
+def messages(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt for a model that chats."""
+    told = "\n".join(f"[{i}] {passage}" for i, passage in enumerate(prompt.passages, 1))
+    return [{"role": "user", "content": f"{_INSTRUCTION}\n\nContext:\n{told}\n\nQuestion: {prompt.question}"}]
+
+
+class Local:
+    """A language model in this process, greedy."""
+
+    def __init__(self, params: RagInfer, device: str) -> None:
+        self._params = params
+        self._model = language.load(params.model, params.precision, device)
+        generate.prepare(self._model)
+
+    def fitting(self, prompt: Prompt) -> int:
+        """How many passages, from the first, leave room for an answer in the model's window."""
+        for count in range(len(prompt.passages), 0, -1):
+            needed = len(self._encode(prompt._replace(passages=prompt.passages[:count]))) + self._params.max_new_tokens
+            if needed <= self._model.window:
+                return count
+        raise BadInput(
+            f"model {self._params.model}: its window of {self._model.window} tokens does not hold one passage and"
+            f" max_new_tokens = {self._params.max_new_tokens}; shorten either"
+        )
+
+    def answer(self, prompts: Sequence[Prompt]) -> Answered:
+        """Answer in batches of about one length; which answers share a batch changes none of them in fp32."""
+        encoded = [self._encode(prompt) for prompt in prompts]
+        texts: list[str | None] = [None] * len(prompts)
+        tokens = padding = 0
+        for chosen in generate.by_length([len(ids) for ids in encoded], self._params.batch_size):
+            found, computed, padded = generate.answer(
+                self._model, [encoded[i] for i in chosen], self._params.max_new_tokens
+            )
+            for i, text in zip(chosen, found, strict=True):
+                texts[i] = text
+            tokens, padding = tokens + computed, padding + padded
+        return Answered(texts, [""] * len(prompts), tokens, padding)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        tokenizer = self._model.tokenizer
+        if self._params.chat_template and tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True)
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(tokenizer(plain(prompt))["input_ids"])
+
+
+class Remote:
+    """A chat model behind an OpenAI-compatible endpoint, at temperature 0."""
+
+    def __init__(self, params: RagInfer, tally: endpoint.Tally) -> None:
+        if params.model == "builtin":
+            raise BadInput(f"endpoint = {params.endpoint}: needs the name of a model there, not model = builtin")
+        self._params, self._tally = params, tally
+
+    def fitting(self, prompt: Prompt) -> int:
+        """All of them: what an endpoint's window holds, only the endpoint knows."""
+        return len(prompt.passages)
+
+    def answer(self, prompts: Sequence[Prompt]) -> Answered:
+        """Answer all prompts, `in_flight` at a time; one that fails has a reason in the place of its answer."""
+        found = asyncio.run(self._answer(prompts))
+        return Answered([text for text, _ in found], [reason for _, reason in found])
+
+    async def _answer(self, prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:
+        params = self._params
+        async with endpoint.client(
+            str(params.endpoint),
+            in_flight=params.in_flight,
+            request_timeout=params.request_timeout,
+            retries=params.retries,
+            tally=self._tally,
+        ) as client:
+
+            async def one(prompt: Prompt) -> tuple[str | None, str]:
+                try:
+                    text = await endpoint.complete(client, params.model, messages(prompt), params.max_new_tokens)
+                except endpoint.Failed as failed:
+                    return None, str(failed)
+                return text.strip(), ""
+
+            return list(await asyncio.gather(*map(one, prompts)))

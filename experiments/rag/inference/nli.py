@@ -1,0 +1,34 @@
+"""The NLI detector: is each sentence of an answer entailed by one of its passages?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+from experiments.models.cross_encoder import CrossEncoder, Pair
+from experiments.rag.inference.judge import Answer, Row
+from experiments.rag.inference.text import sentences
+
+
+def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Row]:
+    """How surely an answer's sentences are entailed: minimum and mean over them, each by its best passage.
+
+    All pairs are judged together, those of one length beside each other, and each different pair once; `nli_cut` says
+    how many passages had to be cut to the model's window.
+    """
+    own = [list(product(answer.passages, sentences(answer.text))) for answer in answers]
+    pairs = list(dict.fromkeys(pair for some in own for pair in some))
+    ids, segments, cut = model.encode(pairs)
+    entailed: dict[Pair, float] = {}
+    for chosen in model.batches(ids, batch):
+        found = model.entails([ids[i] for i in chosen], [segments[i] for i in chosen])
+        entailed |= zip([pairs[i] for i in chosen], found, strict=True)
+    rows: list[Row] = []
+    for some in own:
+        best: dict[str, float] = {}
+        for passage, sentence in some:
+            best[sentence] = max(best.get(sentence, 0.0), entailed[passage, sentence])
+        values = list(best.values())
+        shortened = float(sum(pair in cut for pair in some))
+        rows.append({"nli_min": min(values), "nli_mean": sum(values) / len(values), "nli_cut": shortened})
+    return rows

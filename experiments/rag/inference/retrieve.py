@@ -1,0 +1,132 @@
+"""Which passages a question gets: ranked by words, by embeddings or by both; then a context of a chosen quality."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.rag.inference.data import Dataset, Question
+from experiments.rag.inference.params import TIERS, RagInfer
+from experiments.rag.inference.text import content_words
+from experiments.statistics import Floats
+from harness.stage import BadInput
+
+_RRF = 60  # Cormack, Clarke and Buettcher (2009): reciprocal rank fusion sums 1 / (60 + rank)
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The passages a model is shown, and what they are: `asked` is the tier's share of relevant ones."""
+
+    tier: str
+    asked: float | None
+    passages: tuple[str, ...]  # ids, in the order shown
+    relevant: int
+
+    @property
+    def achieved(self) -> float:
+        """The share of relevant passages that it really has."""
+        return self.relevant / len(self.passages)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All passages for one question, best first (the earlier in the corpus on a tie), and how good that order is."""
+
+    order: tuple[str, ...]
+    recall: float  # share of the relevant passages among the first k
+    reciprocal_rank: float  # of the first relevant passage
+
+
+def rank(dataset: Dataset, params: RagInfer, embed: Embed | None) -> dict[str, Ranking]:
+    """Rank every passage for every question by the retriever that `params` name."""
+    names, texts = list(dataset.passages), list(dataset.passages.values())
+    if params.k > len(names):
+        raise BadInput(f"k = {params.k}: the data hold {len(names)} passages only")
+    wanted = [question.text for question in dataset.questions]
+    scores = []
+    if params.retriever in {"bm25", "hybrid"}:
+        scores.append(bm25(texts, wanted, params.bm25_k1, params.bm25_b))
+    if params.retriever in {"dense", "hybrid"}:
+        if embed is None:
+            raise BadInput(f"retriever = {params.retriever}: needs encoder, a sentence-transformers folder or name")
+        scores.append(np.asarray(embed(wanted) @ embed(texts).T, dtype=np.float64))
+    orders = [np.argsort(-each, axis=1, kind="stable") for each in scores]
+    order = orders[0] if len(orders) == 1 else np.argsort(-reciprocal_rank_fusion(orders), axis=1, kind="stable")
+    return {
+        question.id: _ranking(question, [names[i] for i in row], params.k)
+        for question, row in zip(dataset.questions, order, strict=True)
+    }
+
+
+def bm25(texts: Sequence[str], queries: Sequence[str], k1: float, b: float) -> Floats:
+    """BM25 scores (queries, texts) over lemmas without function words, as Lucene computes them."""
+    import bm25s
+
+    index = bm25s.BM25(k1=k1, b=b)
+    index.index([content_words(text) for text in texts], show_progress=False)
+    found = [index.get_scores(words) if (words := content_words(query)) else np.zeros(len(texts)) for query in queries]
+    return np.asarray(found, dtype=np.float64)
+
+
+def reciprocal_rank_fusion(orders: Sequence[NDArray[np.int64]]) -> Floats:
+    """Sum over rankings of 1 / (60 + rank): (queries, texts), from as many orders (queries, texts) of text indices."""
+    total = np.zeros(orders[0].shape)
+    for order in orders:
+        np.put_along_axis(ranks := np.empty_like(total), order, np.arange(1.0, order.shape[1] + 1)[None], axis=1)
+        total += 1 / (_RRF + ranks)
+    return total
+
+
+def _ranking(question: Question, order: list[str], k: int) -> Ranking:
+    places = [place for place, name in enumerate(order, 1) if name in question.relevant]
+    return Ranking(tuple(order), sum(place <= k for place in places) / len(places), 1 / places[0])
+
+
+def tiers(params: RagInfer) -> list[str]:
+    """The tiers asked for, best first."""
+    return list(TIERS) if params.tier == "all" else [params.tier]
+
+
+def context(question: Question, ranking: Ranking, tier: str, params: RagInfer, seed: int) -> Context:
+    """The k passages of a tier: its share of relevant ones as ranked, the rest distractors, in random order.
+
+    A question with too few relevant passages gets more distractors; the share that it achieves says so.  What is drawn
+    depends on seed, question and tier alone.
+    """
+    if tier == "retrieved":
+        retrieved = ranking.order[: params.k]
+        return Context(tier, None, retrieved, sum(name in question.relevant for name in retrieved))
+    rng = random.Random(hashlib.sha256(f"{seed}/{question.id}/{tier}".encode()).digest())
+    wanted = round(TIERS[tier] * params.k + 1e-9)
+    relevant = [name for name in ranking.order if name in question.relevant][:wanted]
+    others = [name for name in ranking.order if name not in question.relevant]
+    missing = params.k - len(relevant)
+    distractors = others[:missing] if params.distractors == "hard" else rng.sample(others, min(missing, len(others)))
+    chosen = [*relevant, *distractors]
+    if not chosen:
+        raise BadInput(f"question {question.id}: tier {tier} of k = {params.k} has no passage; a larger k")
+    rng.shuffle(chosen)
+    return Context(tier, TIERS[tier], tuple(chosen), len(relevant))
+
+
+def sentence_encoder(name: str, device: str) -> Embed:
+    """A sentence-transformers model by folder or name; its embeddings (n, d) have length 1: a product is a cosine."""
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(name, device=device)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise BadInput(f"encoder = {name}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        found = model.encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(found, dtype=np.float32)
+
+    return embed

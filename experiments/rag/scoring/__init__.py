@@ -1,0 +1,1 @@
+"""What turns the records of `rag` into a report, and doubts it."""

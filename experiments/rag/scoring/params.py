@@ -1,0 +1,36 @@
+"""The settings that score the records of `rag`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from harness.stage import Params
+
+
+class RagScore(Params):
+    """What turns the detectors' readings into scores, calls and one fused detector, and judges them."""
+
+    detector: Literal["fused", "lexical", "nli", "similarity", "string", "ragas"] = Field(
+        "fused", description="detector that the metrics without a name after them are of"
+    )
+    fusion: Literal["rank", "logistic"] = Field(
+        "rank", description="mean of the ranks among training answers, or logistic regression fitted on them"
+    )
+    aggregation: Literal["min", "mean"] = Field(
+        "min", description="sentences of an answer: its least supported one, or their mean"
+    )
+    overlap: Literal["tokens", "entities", "both"] = Field(
+        "both", description="lexical: share of words, of names and numbers, or the mean of the two"
+    )
+    string_metric: Literal["rouge", "chrf", "levenshtein"] = Field(
+        "rouge", description="which of RAGAS' string metrics"
+    )
+    ragas_metric: Literal["faithfulness", "relevancy", "precision"] = Field(
+        "faithfulness", description="which of RAGAS' judged metrics"
+    )
+    threshold: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "auto",
+        description="score of `detector` called hallucinated; auto, and the others': F1-best in training",
+    )
+    folds: int = Field(5, ge=2, le=50, description="cross-fitting folds, grouped by question and stratified by label")
+    fold_seed: int = Field(0, ge=0, lt=2**32, description="seed of folds and bootstrap")

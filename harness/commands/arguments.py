@@ -1,0 +1,123 @@
+"""What may be typed: one option a field of Params; nothing is declared twice."""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pydantic.fields import FieldInfo
+
+from harness.running import run
+from harness.stage import BadInput, Params, Stage
+from harness.sweeping.space import SweepOptions
+from harness.tracking.compare import CompareOptions
+
+_OF_A_STAGE = {
+    "sweep": "search a stage's settings",
+    "score": "score records under new settings",
+    "compare": "rank tracked runs",
+}
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; {self.prog} --help lists what is allowed")
+
+
+def parse(
+    arguments: list[str], stages: Sequence[Stage[Any, Any]]
+) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """One subcommand a stage, one option a field.  Only what was typed is in the namespace, so origins are known."""
+    parser = _Parser(prog="python -m harness", description="rigsweep's command line", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    for stage in stages:
+        _add_stage(commands, stage, f"python -m harness {stage.name}", _groups(stage))
+    for command, does in _OF_A_STAGE.items():
+        chosen = commands.add_parser(command, help=f"{does}: {command} STAGE", allow_abbrev=False)
+        choices = chosen.add_subparsers(dest="stage", metavar="STAGE", required=True, parser_class=_Parser)
+        for stage in stages:
+            groups: dict[str, type[Params]] = {"compare": CompareOptions} if command == "compare" else _groups(stage)
+            if command == "sweep":
+                groups = {"sweep": SweepOptions} | groups
+            _add_stage(choices, stage, f"python -m harness {command} {stage.name}", groups)
+    again = commands.add_parser("reproduce", help="run a tracked run again: reproduce --run_id ID", allow_abbrev=False)
+    again.add_argument("--run-id", help="the id of a run of a stage")
+    again.add_argument("--debug", action="store_true", help="show tracebacks")
+    advise = commands.add_parser("advise", help="what to try after a tracked run: advise --run ID", allow_abbrev=False)
+    advise.add_argument("--run", "--run-id", dest="run_id", help="the id of a run of a stage")
+    advise.add_argument("--debug", action="store_true", help="show tracebacks")
+    bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
+    bench.add_argument("stage", choices=["sweep", *(stage.name for stage in stages if stage.bench)])
+    bench.add_argument("--quick", action="store_true", help="the first case only")
+    bench.add_argument("--repeats", type=int, default=3, help="timed runs of each side, in turn [default 3]")
+    bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run [default cpu]")
+    bench.add_argument("--debug", action="store_true", help="show tracebacks")
+    if arguments and arguments[0] in _OF_A_STAGE and "--stage" in arguments[:-1]:  # as `mlflow run` has it
+        at = arguments.index("--stage")
+        arguments = [arguments[0], arguments[at + 1], *arguments[1:at], *arguments[at + 2 :]]
+    hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
+    namespace, unknown = parser.parse_known_args(hyphenated)
+    namespace.unknown = unknown
+    return parser, namespace
+
+
+def _add_stage(commands: Any, stage: Stage[Any, Any], usage: str, groups: dict[str, type[Params]]) -> None:
+    """A subcommand with one option a field."""
+    command = commands.add_parser(
+        stage.name,
+        usage=f"{usage} [--SETTING VALUE ...]",
+        help=stage.summary,
+        description=stage.summary,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=110),
+    )
+    command.add_argument("--debug", action="store_true", help="show tracebacks")
+    for title, model in groups.items():
+        group = command.add_argument_group(title)
+        for name, field in model.model_fields.items():
+            group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
+
+
+def _flag(word: str) -> str:
+    """`top_n`, as `mlflow run -P` writes it, and `top-n` are the same option; a value behind `=` stays as it is."""
+    name, equals, value = word.partition("=")
+    return f"--{name.replace('_', '-')}{equals}{value}"
+
+
+def _groups(stage: Stage[Any, Any]) -> dict[str, type[Params]]:
+    return {
+        "inference (decides the records)": stage.infer_params,
+        "scoring (needs no model)": stage.score_params,
+        "run": run.RunOptions,
+    }
+
+
+def describe(field: FieldInfo) -> tuple[str, list[str], str]:
+    """What a user may type for a field: its type or choices, its bounds, its default."""
+    names = {str: "TEXT", int: "INT", float: "NUMBER", bool: "true|false"}
+    kind = field.annotation
+    union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    shown: list[str] = []
+    rules = list(field.metadata)
+    for member in typing.get_args(kind) if union else (kind,):
+        if typing.get_origin(member) is typing.Annotated:  # one side of a union may have bounds of its own
+            member, *notes = typing.get_args(member)
+            rules += [rule for note in notes for rule in note.metadata]
+        if typing.get_origin(member) is typing.Literal:
+            shown += map(str, typing.get_args(member))
+        elif member is not type(None):
+            shown.append(names.get(member, str(member)))
+    bounds = [
+        f"{symbol} {getattr(rule, name)}" for rule in rules for name, symbol in _BOUNDS.items() if hasattr(rule, name)
+    ]
+    return "|".join(shown), bounds, "unset" if field.default is None else str(field.default).lower()
+
+
+def _help(field: FieldInfo) -> str:
+    _, bounds, default = describe(field)
+    return f"{field.description} [{'; '.join([*bounds, f'default {default}'])}]".replace("%", "%%")

@@ -1,0 +1,66 @@
+"""What a sweep costs beside its evaluations: asking, storing, telling, and a tracked run for each trial."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.running import hardware, run
+from harness.stage import Progress, Stage
+from harness.sweeping import study as sweep
+from harness.sweeping.engines import InProcess
+from harness.tracking.runs import Children, tracked
+
+_HUNDRED = 100
+
+
+def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int, progress: Progress) -> pd.DataFrame:
+    """One row: milliseconds a trial of a new study beside its evaluation, over all, the first and the last hundred.
+
+    Both stores are SQLite files in an empty folder.  The last trial's time holds what the writing thread has left.
+    """
+    with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder:
+        before = os.environ.get("MLFLOW_TRACKING_URI")
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path(folder) / 'mlflow.db'}"
+        storage = f"sqlite:///{Path(folder) / 'optuna.db'}"
+        try:
+            settings = {**given, "trials": str(trials), "storage": storage, "cache": "off"}
+            planned = sweep.prepare(settings, lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
+            with sweep.opened(planned) as (study, _), tracked(stage.name, "study") as parent:
+                children = Children(parent, planned.tags())
+                ends, evaluated = [time.perf_counter()], []
+
+                def report(trial: sweep.Trial) -> None:
+                    children.add(**trial.row())
+                    ends.append(time.perf_counter())
+                    evaluated.append(trial.outcome.seconds)
+
+                study.conduct(InProcess(), progress, report)
+                children.close()
+                ends[-1] = time.perf_counter()
+        finally:
+            os.environ.pop("MLFLOW_TRACKING_URI")
+            os.environ.update({"MLFLOW_TRACKING_URI": before} if before else {})
+    each = 1e3 * (np.diff(ends) - np.asarray(evaluated))
+    hundred = min(_HUNDRED, trials // 2)
+    first, last = float(each[:hundred].mean()), float(each[-hundred:].mean())
+    return pd.DataFrame(
+        [
+            {
+                "trials": trials,
+                "sampler": planned.space.sampler,
+                "ms_a_trial": float(each.mean()),
+                "first_hundred_ms": first,
+                "last_hundred_ms": last,
+                "growth": last / first,
+                "evaluation_ms": float(1e3 * np.mean(evaluated)),
+            }
+        ]
+    )

@@ -1,0 +1,107 @@
+"""What a person sees while a command works, and when it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from harness.running import run
+from harness.stage import Finding
+
+if TYPE_CHECKING:
+    from harness.sweeping.conclusion import Conclusion
+    from harness.sweeping.study import Sweep, Trial
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
+    """A progress bar that counts by the minute, as speed is reported."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        shown = dict(super().format_dict)
+        rate = shown["rate"] or ((self.n - self.initial) / shown["elapsed"] if shown["elapsed"] else 0)
+        return shown | {"per_minute": f"{60 * rate:.0f} {self.unit}/min"}
+
+
+@contextmanager
+def progress(total: int, description: str, unit: str = "samples", initial: int = 0) -> Iterator[Callable[..., object]]:
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left{postfix}]"
+    with _Bar(
+        total=total,
+        desc=description,
+        unit=unit,
+        initial=initial,
+        bar_format=layout,
+        dynamic_ncols=True,
+        mininterval=0.5,
+    ) as bar:
+
+        def advance(count: int, note: str = "") -> None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(count)
+
+        yield advance
+
+
+def show(result: run.Result) -> None:
+    """Metrics, then findings, worst first; what the stage's own summary shows by part stands there only."""
+    metrics = {name: value for name, value in result.metrics().items() if name not in result.shares}
+    summary = result.report.tables.get("summary")
+    print(f"\n{result.plan.stage.name} on {result.plan.machine} as {result.plan.profile.tag}")
+
+    def summarised(name: str) -> bool:
+        return summary is not None and "/" in name and name.partition("/")[0] in summary
+
+    for name, value in metrics.items():
+        stem, _, end = name.rpartition("_")
+        if not (end in {"low", "high"} and stem in metrics) and not summarised(name):
+            ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
+            interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
+            print(f"  {name:<26} {number(value):>12}{interval}")
+    for name, reason in result.report.undefined.items():
+        if not summarised(name):
+            print(f"  {name:<26}    undefined  {reason}")
+    if summary is not None:
+        print(f"\n{summary.to_string(index=False, float_format=number, na_rep='-')}\n")
+    parts = sorted(((share, name) for name, share in result.shares.items() if name.startswith("share_")), reverse=True)
+    shown = ", ".join(f"{name.removeprefix('share_')} {share:.1%}" for share, name in parts)
+    print(f"  of {result.shares['wall_seconds']:.1f} s: {shown}")
+    show_findings(result.findings)
+
+
+def show_trials(planned: Sweep, trials: list[Trial]) -> None:
+    from harness.sweeping.study import pareto
+
+    failed = sum(trial.values is None for trial in trials)
+    more = "; the same command goes on from here" if len(trials) < planned.total else ""
+    print(f"\n{len(trials)} of {planned.total} trials, {failed} failed{more}")
+    for trial in pareto(trials, planned)[:10]:
+        values = ", ".join(
+            f"{name} {number(value)}" for name, value in zip(planned.space.objectives, trial.values or (), strict=True)
+        )
+        settings = " ".join(f"{name}={value}" for name, value in trial.params.items())
+        print(f"  trial {trial.number:<5} {values}  with {settings}")
+
+
+def show_conclusion(conclusion: Conclusion) -> None:
+    for name, value in conclusion.metrics.items():
+        if not name.endswith(("_low", "_high")):
+            ends = [
+                conclusion.metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in conclusion.metrics
+            ]
+            interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
+            print(f"  {name:<26} {number(value):>12}{interval}")
+    show_findings(conclusion.findings)
+
+
+def show_findings(findings: list[Finding]) -> None:
+    for finding in findings:
+        print(f"  {finding.level.upper():<4}  {finding.code}: {finding.message}")
+
+
+def number(value: float) -> str:
+    """Four decimals, or as many digits where those would say nothing."""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3e}"

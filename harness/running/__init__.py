@@ -1,0 +1,1 @@
+"""One configuration: settings, hardware, records and their cache, work, audit."""

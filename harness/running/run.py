@@ -1,0 +1,317 @@
+"""One configuration from its settings to an audited result: resolve -> infer or replay -> score -> audit."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from harness.measuring.measure import Clock
+from harness.running import cache, hardware
+from harness.running.audit import audit, verdict
+from harness.stage import BadInput, Context, Finding, Params, Progress, Records, Report, Stage, rule
+
+P = TypeVar("P", bound=Params)
+
+_PACKAGES = (
+    "torch", "transformers", "open_clip_torch", "timm", "pillow", "scikit-learn", "numpy", "pandas", "scipy",
+    "bitsandbytes", "mlflow",
+)  # fmt: skip
+_CACHE_PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "pillow", "bitsandbytes")
+
+
+class RunOptions(Params):
+    """Settings of a run that no stage knows."""
+
+    records: str | None = Field(
+        None,
+        description="score these records, no model runs: a parquet of save_records, the id of a tracked run, or a file"
+        " or folder of features that the stage can import",
+    )
+    save_records: str | None = Field(None, description="write the records to this parquet file")
+    report: str | None = Field(None, description="write the whole report to this JSON file")
+    hardware: str = Field("auto", description="hardware profile: `auto`, or the tag of a file in hardware/")
+    hardware_unchecked: bool = Field(
+        False, description="take the word of `hardware` for what this machine is; the run is tagged so"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in inference")
+    cache: Literal["use", "refresh", "off"] = Field(
+        "use", description="take records from the cache, measure again and replace them, or leave the cache alone"
+    )
+    profile: bool = Field(
+        False, description="log a torch profiler trace of the first batches; it slows them, so the cache is left alone"
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run; `origins` says for each setting where its value came from."""
+
+    stage: Stage[Any, Any]
+    options: RunOptions
+    infer: Params | None  # None: records made elsewhere are scored, by settings unknown here
+    score: Params
+    profile: hardware.Profile
+    machine: hardware.Machine
+    origins: dict[str, str]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting in force by name, inference before scoring; what was left unset is missing."""
+        infer = self.infer.model_dump() if self.infer else {}
+        values = infer | self.score.model_dump() | self.options.model_dump(include={"records", "seed"})
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Result:
+    """All there is to say about one run."""
+
+    plan: Plan
+    records: Records
+    report: Report
+    findings: list[Finding]
+    digests: dict[str, str]
+    environment: dict[str, str]
+    replayed: bool
+    shares: dict[str, float]  # of this run's own wall time, replayed or not
+    trace: bytes | None
+
+    def metrics(self) -> dict[str, float]:
+        """Quality, cost and what the time went into, in one flat set."""
+        return self.report.metrics | (self.records.cost.metrics() if self.records.cost else {}) | self.shares
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole result as plain JSON values."""
+        settings, cost = self.plan.settings, self.records.cost
+        return {
+            "stage": self.plan.stage.name,
+            "metrics": self.report.metrics,
+            "undefined": self.report.undefined,
+            "audit": verdict(self.findings),
+            "findings": [vars(finding) for finding in self.findings],
+            "params": {name: {"value": value, "origin": self.plan.origins[name]} for name, value in settings.items()},
+            "cost": vars(cost) | {"samples_per_min": cost.metrics().get("samples_per_min")} if cost else None,
+            "shares": self.shares,
+            "counts": self.records.origin.get("counts", {}),
+            "replayed": self.replayed,
+            "digests": self.digests,
+            "environment": self.environment,
+        }
+
+
+def execute(plan: Plan, progress: Progress) -> Result:
+    """Run one configuration; quality is the same whether its records are fresh, cached or read from a file."""
+    for name in ("report", "save_records"):
+        _require_writable(name, getattr(plan.options, name))
+    clock = Clock(profile=plan.options.profile)
+    records, digests, replayed = obtain(plan, progress, clock)
+    if plan.options.save_records:
+        with clock.spending("io"):
+            cache.write(records, Path(plan.options.save_records).expanduser())
+    with clock.spending("scoring"):
+        report = plan.stage.score(records, plan.score)
+        findings = audit(plan.stage, records, report, plan.score, replayed)
+    if plan.options.profile and clock.trace is None:
+        why = "no batch was computed in this process, so there is no trace; infer anew, with workers=1"
+        findings.append(Finding("info", "no_trace", why))
+    settings = {name: value for name, value in plan.settings.items() if name != "records"}
+    digests = digests | {"config": digest(settings)}  # a new dict: the old one is the records' own
+    surroundings = environment(plan.machine)
+    result = Result(plan, records, report, findings, digests, surroundings, replayed, clock.shares(), clock.trace)
+    if plan.options.report:
+        write_json(Path(plan.options.report).expanduser(), result.as_json())
+    return result
+
+
+def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[hardware.Profile]) -> Plan:
+    """Settle every setting: what was given, before the hardware profile's default, before the stage's.
+
+    Raises BadInput with one line for an unknown name, a value that its field forbids, or a clash.
+    """
+    models: tuple[type[Params], ...] = (RunOptions, stage.infer_params, stage.score_params)
+    known = {name: model for model in models for name in model.model_fields}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise BadInput(f"{stage.name} has no setting {name}; {hint}")
+    options = validate(RunOptions, stage, given, dict.fromkeys(given, "given"))
+    machine = hardware.find_machine()
+    unchecked = options.hardware_unchecked
+    profile = hardware.choose_profile(options.hardware, machine, profiles, unchecked=unchecked)
+    defaults = profile.defaults.get(stage.name, {})
+    if unknown := [name for name in defaults if name not in known or name in RunOptions.model_fields]:
+        raise BadInput(f"hardware profile {profile.tag}: defaults: {stage.name} has no setting {unknown[0]}")
+    origins = dict.fromkeys(known, "default")
+    origins |= dict.fromkeys(defaults, f"hardware {profile.tag}") | dict.fromkeys(given, "given")
+    infer = validate(stage.infer_params, stage, defaults | dict(given), origins)
+    score = validate(stage.score_params, stage, defaults | dict(given), origins)
+    profile.require(infer.model_dump() | score.model_dump(), origins)
+    if options.records:
+        if useless := [name for name in given if name in stage.infer_params.model_fields]:
+            raise BadInput(
+                f"{useless[0]} = {given[useless[0]]} cannot change records={options.records}, which are scored as they"
+                " are; leave out one of the two"
+            )
+        return Plan(stage, options, None, score, profile, machine, origins)
+    return Plan(stage, options, infer, score, profile, machine, origins)
+
+
+def environment(machine: hardware.Machine) -> dict[str, str]:
+    """What a reader needs to compare two runs: versions, device, code commit."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "device": str(machine)}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    torch = sys.modules.get("torch")
+    return found | {"threads": str(torch.get_num_threads()) if torch else "unknown", "commit": _commit()}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON; BadInput where the place does not allow it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise BadInput(f"report = {path}: cannot be written: {error.strerror}") from error
+
+
+def obtain(
+    plan: Plan, progress: Progress, clock: Clock, *, apart: bool = False
+) -> tuple[Records, dict[str, str], bool]:
+    """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
+    use = "off" if plan.options.profile else plan.options.cache
+    if plan.infer is None:
+        with clock.spending("io"):
+            records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
+            _require_sound(records)
+        return records, digests, True
+    with clock.spending("setup"):  # libraries are imported on the way
+        digests = dict(plan.stage.inputs(plan.infer))
+        surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})  # whose memory is less
+        name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
+    with clock.spending("io"):
+        if use == "use" and (kept := cache.find(name)):
+            return kept, digests, True
+    plan.profile.apply()
+    with cache.journal(None if use == "off" else name, fresh=use == "refresh") as journal, clock.sampling():
+        context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, clock, journal, progress)
+        records = plan.stage.infer(plan.infer, context)
+        _require_sound(records)
+        records.origin.update(infer=plan.infer.model_dump(), digests=digests)
+        if use != "off":
+            with clock.spending("io"):
+                cache.keep(name, records)
+    return records, digests, False
+
+
+def input_digests(plan: Plan) -> dict[str, str]:
+    """What a run's records are made from, or were, by name."""
+    if plan.infer is None:
+        return _read(plan.stage, Path(str(plan.options.records)).expanduser())[1]
+    return dict(plan.stage.inputs(plan.infer))
+
+
+def _read(stage: Stage[Any, Any], path: Path) -> tuple[Records, dict[str, str]]:
+    if not path.exists():
+        raise BadInput(f"records = {path}: no such file; a parquet of save_records, or features made elsewhere")
+    if path.suffix == ".parquet":
+        records = cache.read(path)
+    elif stage.read is not None:
+        records = stage.read(path)
+    else:
+        raise BadInput(f"records = {path}: {stage.name} reads parquet files only")
+    return records, records.origin.get("digests") or {"data": _content(path)}
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or over the names and contents of the files in a folder."""
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.is_file())
+        return digest([[file.name, _content(file)] for file in files])
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _require_writable(name: str, path: str | None) -> None:
+    """Refuse a place that cannot be written to before hours of inference, not after."""
+    if path is None:
+        return
+    target = Path(path).expanduser().absolute()
+    folder = next(parent for parent in target.parents if parent.exists())
+    if target.is_dir() or not folder.is_dir() or not os.access(target if target.exists() else folder, os.W_OK):
+        raise BadInput(f"{name} = {path}: cannot be written; a file in a folder that allows it is needed")
+
+
+def _require_sound(records: Records) -> None:
+    """Refuse empty records, and features that are not finite: no score can be computed from them.
+
+    A feature may be missing (not infinite) in a row whose `error`, or `error_x` for a feature `x_...`, says why, and
+    in one whose `evidence` is 0.
+    """
+    frame = records.frame
+    if frame.empty:
+        raise BadInput("the records hold no row")
+    numbers = frame.select_dtypes("number")
+    values = numbers.to_numpy(float)
+    bad = ~np.isfinite(values)
+    if "evidence" in frame:
+        bad &= ~(np.isnan(values) & (frame["evidence"] == 0).to_numpy()[:, None])
+    for error in frame.filter(regex="^error(_|$)"):
+        excused = (frame[error].fillna("") != "").to_numpy()
+        mine = numbers.columns.str.startswith(str(error).removeprefix("error").lstrip("_"))
+        bad &= ~(np.isnan(values) & np.outer(excused, mine))
+    if bad.any():
+        row, column = (int(place[0]) for place in np.nonzero(bad))
+        raise BadInput(
+            f"the records hold {bad.sum()} values that are not finite, the first in row {row}, column"
+            f" {numbers.columns[column]}; features must be finite (a lower precision may have overflowed)"
+        )
+
+
+def validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], origins: Mapping[str, str]) -> P:
+    """The model made of those values that it has a field for; BadInput names the first that its field forbids."""
+    try:
+        return model.model_validate({name: value for name, value in values.items() if name in model.model_fields})
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        name = str(faults[0]["loc"][0])
+        rules = [rule(fault["msg"]) for fault in faults if fault["loc"][0] == name]
+        allowed = f"must be {' or '.join(rules)}"  # a field may allow a word or a number: each has its own fault
+        raise BadInput(f"{stage.name}: {name} = {values[name]} ({origins[name]}): {allowed}") from error
+
+
+def _surroundings(plan: Plan) -> dict[str, str]:
+    packages = {name: value for name, value in environment(plan.machine).items() if name in _CACHE_PACKAGES}
+    return packages | {"hardware": plan.profile.tag, "device": plan.machine.name}
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of plain JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _commit() -> str:
+    """The commit of this checkout, with `+changes` when the tree differs from it."""
+    root = Path(__file__).parents[2]
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: not a git checkout"
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
