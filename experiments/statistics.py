@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.model_selection import StratifiedGroupKFold
 
+from experiments.arrays import Floats, Ints
 from harness.stage import Undefined
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _BOOTSTRAP_CELLS = 4_000_000  # weights held at once: bounds memory at 160 MB however many rows there are
 

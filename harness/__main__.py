@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from experiments import STAGES
 from harness.commands.arguments import parse
 from harness.commands.console import number, progress, show, show_conclusion, show_trials
-from harness.running import cache, hardware, run
+from harness.running import hardware, run
+from harness.running.records import write_records
 from harness.stage import BadInput, Remedy, Stage
 from harness.sweeping import space
 from harness.sweeping.engines import InProcess
@@ -260,20 +261,20 @@ def _bench(given: argparse.Namespace) -> int:
 def _bench_tables(given: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:
     """The tables of a benchmark, each as soon as it is measured."""
     if given.stage != "sweep":
-        bench = _stage(given.stage).bench
-        assert bench is not None  # the parser lists only stages that have one
-        yield "bench", bench(given.device, given.repeats, given.quick, progress)
+        for name, bench in _stage(given.stage).benches.items():
+            yield name, bench(given.device, given.repeats, given.quick, progress)
         return
-    from experiments.detect.bench.scoring import bench_score, paper_features
+    from experiments.detect.bench.scoring import bench as bench_score
+    from experiments.detect.bench.scoring import paper_features
     from harness.commands.bookkeeping import bookkeeping
 
     with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder:
         file = Path(folder) / "features.parquet"
-        cache.write(paper_features()[0], file)
+        write_records(paper_features()[0], file)
         settings = {"records": str(file), "folds": "5"}
         yield "bookkeeping", bookkeeping(_stage("detect"), settings, 200 if given.quick else 2000, progress)
     if not given.quick:
-        yield "scoring", bench_score(progress)
+        yield "scoring", bench_score(given.device, given.repeats, given.quick, progress)
 
 
 def _settings(given: argparse.Namespace) -> dict[str, str]:

@@ -5,22 +5,24 @@ infer (expensive, cached, timed) -> Records -> score (cheap, pure) -> Report -> 
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict
-
-from harness.measuring.measure import Clock, Cost
+from pydantic_core import core_schema
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
-    from harness.running.cache import Journal
+    from harness.measuring.measure import Clock, Cost
+    from harness.running.journal import Journal
 
 Direction = Literal["maximize", "minimize", "none"]
 Level = Literal["info", "warn", "fail"]
@@ -35,10 +37,40 @@ class Undefined(ValueError):
     """A metric that these data do not define; its text is the reason, a clause that follows "because"."""
 
 
+def one_line(error: object) -> str:
+    """A text, such as that of an error, without its line ends."""
+    return " ".join(str(error).split())
+
+
+def suggest(name: object, known: Iterable[str]) -> str:
+    """What a user may have meant by a name that is not known, or all that there is."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+
+
 class Params(BaseModel):
     """Settings of one half of a stage: frozen, flat, scalar, each with bounds and a description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """Every setting by name in the one form that digests are made of: equal settings are equal here."""
+        values = self.model_dump(mode="json")
+        return {name: value + 0.0 if isinstance(value, float) else value for name, value in sorted(values.items())}
+
+
+class OneOf:
+    """In a field's annotation: the text must be one of these, which need not be known before the program runs."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Pydantic's schema of a Literal of the choices."""
+        return core_schema.literal_schema(list(self.choices))
 
 
 def rule(message: str) -> str:
@@ -127,6 +159,34 @@ class Report:
             self.undefined[name] = f"the computation gave {value}"
 
 
+@dataclass(frozen=True)
+class Audited:
+    """All that an audit looks at: a stage, what it observed and concluded, by which settings, and whether anew."""
+
+    stage: Stage[Any, Any]
+    records: Records
+    report: Report
+    params: Params
+    replayed: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that an audit puts to a result: what it looks for, what to do about it, and how it looks.
+
+    `rule` gives a level and a sentence for each doubt that it has; a check without any has passed.
+    """
+
+    code: str
+    title: str
+    mend: str
+    rule: Callable[[Audited], Iterable[tuple[Level, str]]]
+
+    def findings(self, audited: Audited) -> Iterator[Finding]:
+        """What the rule has to say."""
+        return (Finding(level, self.code, message) for level, message in self.rule(audited))
+
+
 Progress = Callable[..., AbstractContextManager[Callable[..., object]]]
 
 
@@ -146,10 +206,17 @@ class Context:
     journal: Journal
     progress: Progress
 
-    def records(self, frame: pd.DataFrame, counts: Mapping[str, int], **origin: Any) -> Records:
-        """Records of these rows, with what the journal has counted and measured."""
-        cost = Cost.of(self.journal.readings(), self.hardware, self.device)
-        return Records(frame, cost, {"counts": dict(counts) | self.journal.counts(), **origin})
+
+@dataclass(frozen=True)
+class Late:
+    """A function that is imported when it is first called, so that a command pays only for what it uses."""
+
+    module: str
+    name: str
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call the function."""
+        return getattr(import_module(self.module), self.name)(*arguments, **named)
 
 
 I = TypeVar("I", bound=Params)  # noqa: E741 - the letters of the design: I for infer, S for score
@@ -160,19 +227,25 @@ S = TypeVar("S", bound=Params)
 class Stage(Generic[I, S]):
     """One pipeline: an expensive model pass followed by a cheap decision.
 
+    `package` is the package of the stage, whose `inference` decides the records together with what it imports, and
+    `packages` the distributions whose versions decide them as well.
     `inputs` digests whatever `infer` reads (name -> digest), so that a cache key follows content, not names.
     `read` imports records that another program made.  The first of `metrics` is the headline.
-    `bench(device, repeats, quick, progress)` measures the stage against a named baseline: one row a case.
+    `benches` measure the stage against named baselines, by the name of the table: one row a case, from
+    `(device, repeats, quick, progress)`.
     `strata(frame)` gives for each row the group that no split may part, and the label that a split spreads evenly.
     `held_out(train, test, params)` learns from the one and judges on the other.  `score_many(records, params, names)`
     is `score` for many settings at once, a row each, NaN being undefined; it can give the metrics in `quick`.
     `feature_ranges` maps the prefix of feature columns to the closed range that their values must lie in.
+    `checks()` are those of the audit that only this stage has.
     `remedies(settings, metrics)` lists what to try after a run with these settings and figures, the most promising
     first; what the machine cannot do, or the run has done, need not be left out.
     """
 
     name: str
     summary: str
+    package: str
+    packages: tuple[str, ...]
     infer_params: type[I]
     score_params: type[S]
     inputs: Callable[[I], Mapping[str, str]]
@@ -183,8 +256,9 @@ class Stage(Generic[I, S]):
     strata: Callable[[pd.DataFrame], tuple[pd.Series[Any], pd.Series[int]]]
     held_out: Callable[[Records, Records, S], Report]
     audits: tuple[Callable[[Records, Report, S], Iterable[Finding]], ...] = ()
+    checks: Callable[[], Sequence[Check]] = tuple
     read: Callable[[Path], Records] | None = None
-    bench: Callable[[str, int, bool, Progress], pd.DataFrame] | None = None
+    benches: Mapping[str, Callable[[str, int, bool, Progress], pd.DataFrame]] = field(default_factory=dict)
     score_many: Callable[[Records, Sequence[S], Collection[str]], pd.DataFrame] | None = None
     quick: tuple[str, ...] = ()
     remedies: Callable[[Mapping[str, Any], Mapping[str, float]], Iterable[Remedy]] = lambda settings, metrics: ()

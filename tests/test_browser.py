@@ -25,7 +25,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from harness.measuring.measure import Cost
-from harness.running import cache
+from harness.running.records import write_records
 from harness.stage import Records
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def records(path: Path, hardware: str, seconds: float) -> Path:
     for name, sign in {"ecs_0_0": -1, "ecs_1_0": -1, "pks_0": 1, "pks_1": 1}.items():
         frame[name] = np.clip(0.3 + 0.1 * sign * frame["label"] + rng.normal(0, 0.1, len(frame)), 0, 0.69)
     cost = Cost(hardware, "cpu", 40, seconds, 1.0, 100.0, 110.0, 120.0, 40, 2000, 0, 1.0, 0.5)
-    cache.write(Records(frame, cost, {"digests": {"data": "made up"}, "counts": {"kept": 40}}), path)
+    write_records(Records(frame, cost, {"digests": {"data": "made up"}, "counts": {"kept": 40}}), path)
     return path
 
 

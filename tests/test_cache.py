@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from experiments import STAGES
 from harness.measuring.measure import Clock, Cost
-from harness.running import cache
+from harness.running import cache, code
+from harness.running.records import read_records, write_records
 from harness.stage import BadInput, Params, Records, Stage
 
 RECORDS = Records(
@@ -33,8 +37,8 @@ def test_records_come_back_as_they_were_written(rows: list[Any], origin: dict[st
     records = Records(frame, RECORDS.cost if known else None, origin)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "new" / "records.parquet"
-        cache.write(records, path)
-        again = cache.read(path)
+        write_records(records, path)
+        again = read_records(path)
         assert [file.name for file in path.parent.iterdir()] == ["records.parquet"]
     pd.testing.assert_frame_equal(again.frame, frame, check_exact=True)
     assert (again.cost, again.origin) == (records.cost, origin)
@@ -79,35 +83,101 @@ def test_the_key_changes_with_inputs_seed_and_surroundings(change: dict[str, Any
     assert cache.key(STAGES[0], STAGES[0].infer_params(), **made_of | change) != before
 
 
+HOUSE = {
+    "demo/__init__.py": "STAGE = 1",
+    "demo/stage/__init__.py": "from demo.stage.inference.infer import infer",
+    "demo/stage/inference/__init__.py": "",
+    "demo/stage/inference/infer.py": "import demo.models.language\ndef infer():\n from demo.stage.inference import late",
+    "demo/stage/inference/late.py": "READER = 'demo.models.named'",
+    "demo/stage/scoring/__init__.py": "from demo.models import judge",
+    "demo/models/__init__.py": "",
+    "demo/models/language.py": "from demo.arrays import Floats",
+    "demo/models/named.py": "",
+    "demo/models/endpoint.py": "",
+    "demo/models/judge.py": "",
+    "demo/arrays.py": "if TYPE_CHECKING:\n    from demo.stage import scoring\nFloats = float",
+}
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A house of its own, to be changed file by file."""
+    for name, text in HOUSE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("demo", None)
+
+
 @pytest.mark.parametrize(
     ("file", "matters"),
     [
-        ("demo/inference/infer.py", True),
-        ("demo/inference/helper.py", True),
-        ("models/language.py", True),
-        ("demo/scoring/score.py", False),
-        ("demo/scoring/figures.py", False),
-        ("demo/audits.py", False),
-        ("other/inference/infer.py", False),
+        ("demo/stage/inference/infer.py", True),
+        ("demo/stage/inference/late.py", True),
+        ("demo/stage/inference/new.py", True),
+        ("demo/models/language.py", True),
+        ("demo/models/named.py", True),
+        ("demo/arrays.py", True),
+        ("demo/models/endpoint.py", False),
+        ("demo/models/judge.py", False),
+        ("demo/stage/scoring/__init__.py", False),
+        ("demo/stage/__init__.py", False),
+        ("demo/__init__.py", False),
     ],
 )
-def test_the_key_changes_with_code_that_infers_and_not_with_code_that_scores(
-    tmp_path: Path, file: str, matters: bool
-) -> None:
-    for name in ("demo/__init__.py", "models/language.py", file):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("def infer(params, context): ...\n")
-    made: dict[str, Any] = {}
-    source = tmp_path / "demo/__init__.py"
-    exec(compile(source.read_text(), str(source), "exec"), made)
-    stage = replace(STAGES[0], infer=made["infer"])
+def test_code_counts_that_inference_imports_at_any_depth_and_no_other(demo: Path, file: str, matters: bool) -> None:
+    before = code.digest("demo.stage.inference")
+    (demo / file).write_text(HOUSE.get(file, "") + "\nCHANGED = 1\n")
+    assert (code.digest("demo.stage.inference") != before) == matters
 
-    def key() -> str:
-        return cache.key(stage, stage.infer_params(), {}, 0, {})
 
-    before = key()
-    (tmp_path / file).write_text("# changed\n")
-    assert (key() != before) == matters
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("x = 1", "# one\nx  =  (1)\n", True),
+        ("def f():\n    return 1", 'def f():\n    """Return one."""\n    return 1', True),
+        (
+            "m = Field(1, ge=0, description='weight')",
+            "m = Field(1, ge=0, description='w')",
+            True,
+        ),
+        (
+            "m = Field(1, ge=0, description='w')",
+            "m = Field(1, ge=1, description='w')",
+            False,
+        ),
+        ("x = 1", "x = 2", False),
+        ("def f():\n    return 1", "def f():\n    return 2", False),
+    ],
+)
+def test_what_is_said_to_people_changes_no_key(demo: Path, before: str, after: str, same: bool) -> None:
+    file = demo / "demo/models/language.py"
+    file.write_text(before)
+    first = code.digest("demo.stage.inference")
+    file.write_text(after)
+    os.utime(file, ns=(1, 1))
+    assert (code.digest("demo.stage.inference") == first) == same
+
+
+def test_a_scoring_setting_and_another_stages_models_are_in_no_key_of_a_stage() -> None:
+    for stage in STAGES:
+        found = code.sources(f"{stage.package}.inference")
+        assert f"{stage.package}.inference.params" in found
+        assert not [name for name in found if ".scoring" in name or ".bench" in name or name == stage.package]
+    assert "experiments.models.endpoint" not in code.sources("experiments.montecarlo.inference")
+    assert "experiments.models.endpoint" in code.sources("experiments.rag.inference")
+
+
+class _Settings(Params):
+    timeout: float = Field(60, gt=0)
+    weight: Literal["best"] | float = 0.0
+
+
+def test_equal_settings_are_equal_in_every_digest() -> None:
+    spelled = [_Settings(), *map(_Settings.model_validate, [{"timeout": 60.0}, {"timeout": "6e1", "weight": "-0.0"}])]
+    assert len({json.dumps(each.canonical()) for each in spelled}) == 1
+    assert _Settings.model_validate({"weight": "best"}).canonical() != spelled[0].canonical()
 
 
 @pytest.mark.parametrize(
@@ -117,10 +187,10 @@ def test_the_key_changes_with_code_that_infers_and_not_with_code_that_scores(
 )
 def test_a_file_that_is_not_whole_records_is_named_in_one_line(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "records.parquet"
-    cache.write(RECORDS, path)
+    write_records(RECORDS, path)
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(BadInput) as caught:
-        cache.read(path)
+        read_records(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -130,7 +200,7 @@ def test_records_of_another_version_are_refused_in_one_line(tmp_path: Path) -> N
     frame.attrs = {"cost": {"hardware": "bench", "minutes": 3}, "origin": {}}
     frame.to_parquet(tmp_path / "old.parquet")
     with pytest.raises(BadInput, match=r"old\.parquet: written by another version .+$"):
-        cache.read(tmp_path / "old.parquet")
+        read_records(tmp_path / "old.parquet")
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])
@@ -141,17 +211,17 @@ def test_an_interrupted_write_leaves_what_was_there_before(
         path.write_bytes(b"PAR1 and no")
         raise fault
 
-    cache.write(RECORDS, tmp_path / "old.parquet")
+    write_records(RECORDS, tmp_path / "old.parquet")
     monkeypatch.setattr(pd.DataFrame, "to_parquet", die_half_way)
     for name in ("new.parquet", "old.parquet"):
         with pytest.raises(fault):
-            cache.write(RECORDS, tmp_path / name)
+            write_records(RECORDS, tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == ["old.parquet"]
-    assert cache.read(tmp_path / "old.parquet").cost == RECORDS.cost
+    assert read_records(tmp_path / "old.parquet").cost == RECORDS.cost
 
 
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "below" / "records.parquet"
     with pytest.raises(BadInput, match=rf"^records {path}: cannot be written: .+$"):
-        cache.write(RECORDS, path)
+        write_records(RECORDS, path)

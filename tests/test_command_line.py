@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from experiments.detect import DETECT
 from harness import __main__ as command_line
 from harness.commands import console
-from harness.running import cache, hardware, run
+from harness.running import hardware, run
+from harness.running.records import write_records
 from harness.stage import BadInput, Records
 from tests.tiny import TEXT, features, new_store, samples, save_llama, without_own_time, write_jsonl
 
@@ -52,7 +53,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames |= {"two": frame.assign(label=2 * frame["label"]), "anonymous": frame.assign(group=["r0", None] * 12)}
     frames |= {"bare": frame[["group", "item", "label"]], "words": frame.assign(ecs_0_0="high")}
     for name, content in frames.items():
-        cache.write(Records(content, None, {"counts": {}}), place / f"{name}.parquet")
+        write_records(Records(content, None, {"counts": {}}), place / f"{name}.parquet")
     (place / "text.parquet").write_text("no parquet")
     (place / "object.json").write_text("{}")
     score = {

@@ -18,7 +18,8 @@ from experiments import statistics
 from experiments.detect import DETECT
 from experiments.detect.bench import scoring as bench_score
 from experiments.detect.scoring import grid
-from experiments.detect.scoring.grid import METRICS, score_many
+from experiments.detect.scoring.grid import score_many
+from experiments.detect.scoring.metrics import QUICK
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
 from experiments.detect.scoring.score import best_alpha, fit_linear, read_spans
@@ -79,13 +80,13 @@ def _no_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_by_one(frame: pd.DataFrame, settings: list[DetectScore]) -> pd.DataFrame:
     """What `score` reports."""
     metrics = [DETECT.score(Records(frame, None, {}), each).metrics for each in settings]
-    return pd.DataFrame([{name: found.get(name, np.nan) for name in METRICS} for found in metrics])
+    return pd.DataFrame([{name: found.get(name, np.nan) for name in QUICK} for found in metrics])
 
 
 def assert_same(frame: pd.DataFrame, settings: list[DetectScore]) -> pd.DataFrame:
     """AUC bit for bit, PCC to 1e-12."""
     many, single = score_many(Records(frame, None, {}), settings), one_by_one(frame, settings)
-    aucs = [name for name in METRICS if name != "pcc"]
+    aucs = [name for name in QUICK if name != "pcc"]
     pd.testing.assert_frame_equal(many[aucs], single[aucs], check_exact=True)
     pd.testing.assert_frame_equal(many[["pcc"]], single[["pcc"]], rtol=0, atol=1e-12)
     return many
@@ -146,7 +147,7 @@ def test_only_the_metrics_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(grid, "folds")
     for metrics in (["auc", "pcc"], ["auc_in_sample"]):
         pd.testing.assert_frame_equal(score_many(Records(made(), None, {}), settings, metrics), expected[metrics])
-    assert score_many(Records(made(), None, {}), []).shape == (0, len(METRICS))
+    assert score_many(Records(made(), None, {}), []).shape == (0, len(QUICK))
 
 
 SCORES = st.lists(
@@ -279,7 +280,7 @@ def test_the_benchmark_has_a_row_a_case_and_finds_no_difference(
     monkeypatch.setattr(bench_score, "_BASELINE_SECONDS", 0.05)
     monkeypatch.setattr(bench_score, "_RELEASED", tmp_path / "absent")
     monkeypatch.setattr(bench_score, "synthetic", lambda rows, heads, layers: small)
-    table = bench_score.bench_score(silent)
+    table = bench_score.bench("cpu", 1, False, silent)
     assert table["case"].tolist() == ["in sample", "5 folds", "a million rows"]
     assert (table["features"] == "random").all()
     assert (table["configurations"] == 1960).all()

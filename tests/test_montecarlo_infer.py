@@ -27,7 +27,8 @@ from experiments.montecarlo.bench import dropout as bench
 from experiments.montecarlo.inference import compute, images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
 from harness.measuring.measure import Cost
-from harness.running import cache, hardware, run
+from harness.running import hardware, run
+from harness.running.records import read_records
 from harness.stage import BadInput
 from tests.tiny import new_store
 
@@ -501,7 +502,7 @@ def test_records_hold_the_plain_embedding_a_thumbnail_and_the_zero_shot_answer(f
 
 def test_records_survive_the_disk(folder: Path, tmp_path: Path) -> None:
     result = execute(images=folder, save_records=tmp_path / "records.parquet")
-    again = cache.read(tmp_path / "records.parquet")
+    again = read_records(tmp_path / "records.parquet")
     assert MONTECARLO.score(again, result.plan.score).metrics == result.report.metrics
 
 

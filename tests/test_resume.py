@@ -12,12 +12,13 @@ from typing import Any
 
 import pandas as pd
 import psutil
+import pyarrow
 import pytest
 
 from experiments.detect import DETECT
 from harness.measuring.measure import Clock
-from harness.running import cache, hardware, run
-from harness.running.cache import Journal
+from harness.running import hardware, run
+from harness.running.journal import Journal, open_journal
 from harness.stage import BadInput
 from tests import tiny
 
@@ -162,11 +163,11 @@ def test_a_journal_outlives_an_interruption_unless_it_is_to_be_fresh(
 ) -> None:
     monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path / "cache"))
     for name, fresh, found in (("k", False, set()), ("k", False, {"a"}), ("k", True, set()), (None, False, set())):
-        with suppress(KeyboardInterrupt), cache.journal(name, fresh=fresh) as journal:
+        with suppress(KeyboardInterrupt), open_journal(name, fresh=fresh) as journal:
             assert journal.done == found
             keep(journal, "a")
             raise KeyboardInterrupt
-    with cache.journal("k", fresh=False) as journal:
+    with open_journal("k", fresh=False) as journal:
         assert journal.done == {"a"}
     assert not (tmp_path / "cache" / "k.journal").exists()
 
@@ -179,7 +180,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_came_before(tmp_path: Path, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.pa, "OSFile", full)
+        patch.setattr(pyarrow, "OSFile", full)
         with pytest.raises(
             BadInput, match=r"cannot be written: .*No space left on device; what came before it is kept"
         ):

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
-from harness.running import cache, hardware, run
+from harness.running import hardware, run
+from harness.running.records import read_records, write_records
 from harness.stage import Records
 from harness.tracking.runs import Tracked, tracked
 from tests.tiny import features, new_store, without_own_time
@@ -38,7 +39,7 @@ def execute(tmp_path: Path) -> Execute:
     def run_and_record(frame: pd.DataFrame | None = None, **given: str) -> tuple[run.Result, Tracked]:
         origin = {"counts": {"kept": 12}, "digests": {"data": "d1", "model": "m1"}, "pks": "jsd"}
         path = tmp_path / "some.parquet"
-        cache.write(Records(features() if frame is None else frame, None, origin), path)
+        write_records(Records(features() if frame is None else frame, None, origin), path)
         with tracked("detect") as open_run:
             plan = run.resolve(DETECT, {"records": str(path), "folds": "3"} | given, hardware.load_profiles())
             result = run.execute(plan, lambda items, _: items)
@@ -88,7 +89,7 @@ def test_a_run_holds_figures_tables_records_and_report(
     figures = {f"figures/{name}.png" for name in ("roc", "precision_recall", "scores", "auc_by_head_and_layer")}
     files = {"responses.csv", "features.csv", "records.parquet", "report.json"}
     assert figures | files <= artifacts(client, opened.run_id)
-    kept = cache.read(Path(client.download_artifacts(opened.run_id, "records.parquet", str(tmp_path))))
+    kept = read_records(Path(client.download_artifacts(opened.run_id, "records.parquet", str(tmp_path))))
     pd.testing.assert_frame_equal(kept.frame, features())
     assert kept.origin == result.records.origin
     assert kept.origin["digests"] == {"data": "d1", "model": "m1"}

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from experiments.montecarlo.inference.params import MontecarloInfer
 from experiments.montecarlo.scoring import audits, remedies
+from experiments.montecarlo.scoring.metrics import METRICS
 from experiments.montecarlo.scoring.params import MontecarloScore
-from experiments.montecarlo.scoring.score import FAILED, USABLE, held_out, score
-from harness.stage import Context, Metric, Progress, Records, Stage
+from harness.stage import Late, Records, Stage
 
-
-# The model's libraries are imported only when a model is needed: scoring and help do without them.
-def _inputs(params: MontecarloInfer) -> dict[str, str]:
-    from experiments.montecarlo.inference.infer import inputs
-
-    return inputs(params)
-
-
-def _infer(params: MontecarloInfer, context: Context) -> Records:
-    from experiments.montecarlo.inference.infer import infer
-
-    return infer(params, context)
-
-
-def _read(path: Path) -> Records:
-    from experiments.montecarlo.scoring.released import read_released
-
-    return read_released(path)
-
-
-def _bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
-    from experiments.montecarlo.bench.dropout import bench
-
-    return bench(device, repeats, quick, progress)
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def _strata(frame: pd.DataFrame) -> tuple[pd.Series[Any], pd.Series[int]]:
@@ -45,7 +20,7 @@ def _strata(frame: pd.DataFrame) -> tuple[pd.Series[Any], pd.Series[int]]:
 
     Not its errors: they depend on the precision, and a holdout must be the same whatever is searched.
     """
-    return frame["image"], frame["label"] if "label" in frame else pd.Series(0, index=frame.index)
+    return frame["image"], frame["label"] if "label" in frame else frame["trial"] * 0
 
 
 def _feature_ranges(records: Records) -> dict[str, tuple[float, float]]:
@@ -60,53 +35,19 @@ def _feature_ranges(records: Records) -> dict[str, tuple[float, float]]:
     }
 
 
-METRICS = (
-    Metric(
-        "icc", "", "maximize", "ICC(1) of the uncertainty over trials at the T judged", chance=0.0, usable=USABLE["icc"]
-    ),
-    Metric(
-        "snr",
-        "",
-        "maximize",
-        "variance between images over variance between trials",
-        usable=USABLE["snr"],
-        failed=FAILED["snr"],
-    ),
-    Metric("signal", "", "none", "variance over images of the mean over trials"),
-    Metric("noise", "", "none", "mean over images of the variance over trials"),
-    Metric(
-        "spearman",
-        "",
-        "maximize",
-        "median rank correlation of two trials",
-        usable=USABLE["spearman"],
-        failed=FAILED["spearman"],
-    ),
-    Metric("spearman_q25", "", "maximize", "lower quartile of the rank correlations"),
-    Metric("spearman_q75", "", "maximize", "upper quartile of the rank correlations"),
-    Metric("gate", "", "maximize", "0 failed, 1 marginal, 2 usable"),
-    Metric("passes_predicted", "passes", "minimize", "smallest T predicted to be usable, from the fewest passes"),
-    Metric("passes_seen", "passes", "minimize", "smallest T of the records that is usable"),
-    Metric("prediction_gap", "", "minimize", "largest error of the ICC so predicted, at actual prefixes"),
-    Metric("auroc_error", "", "maximize", "AUROC of the mean uncertainty for a wrong zero-shot answer", chance=0.5),
-    Metric("auroc_error_one_trial", "", "maximize", "the same with one trial alone, mean over trials"),
-    Metric("auroc_entropy", "", "none", "one plain pass: AUROC of its softmax entropy", baseline_of="auroc_error"),
-    Metric("spearman_entropy", "", "none", "rank correlation of uncertainty and softmax entropy"),
-    Metric("spearman_margin", "", "none", "rank correlation of uncertainty and negative softmax margin"),
-    Metric("accuracy", "", "maximize", "zero-shot accuracy without dropout"),
-    Metric("accuracy_prior", "", "none", "trivial baseline: naming the commonest class", baseline_of="accuracy"),
-    Metric("grows", "", "maximize", "share of images whose uncertainty grows when blurred or downsampled"),
-    Metric("wilcoxon_p", "", "minimize", "one-sided p of that growth"),
-)
-
 MONTECARLO = Stage(
     name="montecarlo",
     summary="nested MC dropout over a CLIP or SigLIP encoder: K trials of T passes, reliability and validity",
+    package=__name__,
+    packages=(
+        "joblib", "numpy", "open_clip_torch", "pandas", "pillow", "psutil", "pydantic", "safetensors", "scikit-learn",
+        "timm", "tokenizers", "torch", "torchvision", "transformers",
+    ),
     infer_params=MontecarloInfer,
     score_params=MontecarloScore,
-    inputs=_inputs,
-    infer=_infer,
-    score=score,
+    inputs=Late("experiments.montecarlo.inference.infer", "inputs"),
+    infer=Late("experiments.montecarlo.inference.infer", "infer"),
+    score=Late("experiments.montecarlo.scoring.score", "score"),
     metrics=METRICS,
     feature_ranges=_feature_ranges,
     audits=(
@@ -118,9 +59,9 @@ MONTECARLO = Stage(
         audits.images_not_plain,
         audits.pixels_moved,
     ),
-    read=_read,
-    bench=_bench,
+    read=Late("experiments.montecarlo.scoring.released", "read_released"),
+    benches={"inference": Late("experiments.montecarlo.bench.dropout", "bench")},
     strata=_strata,
-    held_out=held_out,
+    held_out=Late("experiments.montecarlo.scoring.score", "held_out"),
     remedies=remedies.after,
-)
+)  # fmt: skip

@@ -51,7 +51,7 @@ def parse(
     advise.add_argument("--run", "--run-id", dest="run_id", help="the id of a run of a stage")
     advise.add_argument("--debug", action="store_true", help="show tracebacks")
     bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
-    bench.add_argument("stage", choices=["sweep", *(stage.name for stage in stages if stage.bench)])
+    bench.add_argument("stage", choices=["sweep", *(stage.name for stage in stages if stage.benches)])
     bench.add_argument("--quick", action="store_true", help="the first case only")
     bench.add_argument("--repeats", type=int, default=3, help="timed runs of each side, in turn [default 3]")
     bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run [default cpu]")

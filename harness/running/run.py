@@ -15,12 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 from pydantic import Field, ValidationError
 
 from harness.measuring.measure import Clock
 from harness.running import cache, hardware
 from harness.running.audit import audit, verdict
+from harness.running.journal import open_journal
+from harness.running.records import read_records, require_sound, write_records
 from harness.stage import BadInput, Context, Finding, Params, Progress, Records, Report, Stage, rule
 
 P = TypeVar("P", bound=Params)
@@ -120,7 +121,7 @@ def execute(plan: Plan, progress: Progress) -> Result:
     records, digests, replayed = obtain(plan, progress, clock)
     if plan.options.save_records:
         with clock.spending("io"):
-            cache.write(records, Path(plan.options.save_records).expanduser())
+            write_records(records, Path(plan.options.save_records).expanduser())
     with clock.spending("scoring"):
         report = plan.stage.score(records, plan.score)
         findings = audit(plan.stage, records, report, plan.score, replayed)
@@ -199,7 +200,7 @@ def obtain(
     if plan.infer is None:
         with clock.spending("io"):
             records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
-            _require_sound(records)
+            require_sound(records)
         return records, digests, True
     with clock.spending("setup"):  # libraries are imported on the way
         digests = dict(plan.stage.inputs(plan.infer))
@@ -209,10 +210,10 @@ def obtain(
         if use == "use" and (kept := cache.find(name)):
             return kept, digests, True
     plan.profile.apply()
-    with cache.journal(None if use == "off" else name, fresh=use == "refresh") as journal, clock.sampling():
+    with open_journal(None if use == "off" else name, fresh=use == "refresh") as journal, clock.sampling():
         context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, clock, journal, progress)
         records = plan.stage.infer(plan.infer, context)
-        _require_sound(records)
+        require_sound(records)
         records.origin.update(infer=plan.infer.model_dump(), digests=digests)
         if use != "off":
             with clock.spending("io"):
@@ -231,7 +232,7 @@ def _read(stage: Stage[Any, Any], path: Path) -> tuple[Records, dict[str, str]]:
     if not path.exists():
         raise BadInput(f"records = {path}: no such file; a parquet of save_records, or features made elsewhere")
     if path.suffix == ".parquet":
-        records = cache.read(path)
+        records = read_records(path)
     elif stage.read is not None:
         records = stage.read(path)
     else:
@@ -256,32 +257,6 @@ def _require_writable(name: str, path: str | None) -> None:
     folder = next(parent for parent in target.parents if parent.exists())
     if target.is_dir() or not folder.is_dir() or not os.access(target if target.exists() else folder, os.W_OK):
         raise BadInput(f"{name} = {path}: cannot be written; a file in a folder that allows it is needed")
-
-
-def _require_sound(records: Records) -> None:
-    """Refuse empty records, and features that are not finite: no score can be computed from them.
-
-    A feature may be missing (not infinite) in a row whose `error`, or `error_x` for a feature `x_...`, says why, and
-    in one whose `evidence` is 0.
-    """
-    frame = records.frame
-    if frame.empty:
-        raise BadInput("the records hold no row")
-    numbers = frame.select_dtypes("number")
-    values = numbers.to_numpy(float)
-    bad = ~np.isfinite(values)
-    if "evidence" in frame:
-        bad &= ~(np.isnan(values) & (frame["evidence"] == 0).to_numpy()[:, None])
-    for error in frame.filter(regex="^error(_|$)"):
-        excused = (frame[error].fillna("") != "").to_numpy()
-        mine = numbers.columns.str.startswith(str(error).removeprefix("error").lstrip("_"))
-        bad &= ~(np.isnan(values) & np.outer(excused, mine))
-    if bad.any():
-        row, column = (int(place[0]) for place in np.nonzero(bad))
-        raise BadInput(
-            f"the records hold {bad.sum()} values that are not finite, the first in row {row}, column"
-            f" {numbers.columns[column]}; features must be finite (a lower precision may have overflowed)"
-        )
 
 
 def validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], origins: Mapping[str, str]) -> P:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import signal
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
+
+from harness.running.work import die_with_parent
 
 T = TypeVar("T")
 
@@ -36,9 +35,3 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
     """Call `function` where nothing was loaded before, so that its memory is its own, and may run out harmlessly."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=die_with_parent) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def die_with_parent() -> None:
-    """Have this process killed when the one that started it is (Linux): else a killed run would go on computing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -29,7 +29,7 @@ from scipy.stats import qmc
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from harness.running import cache, run
+from harness.running import cache, code, run
 from harness.stage import BadInput, Progress
 from harness.sweeping import space
 from harness.sweeping.engines import Engine
@@ -185,7 +185,7 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
         "space": found.digest,
         "data": run.digest(digests),
         "settings": run.digest({name: value for name, value in plan.settings.items() if name not in found.searched}),
-        "code": cache.code_digest(stage, scoring=True),
+        "code": code.digest(f"{stage.package}.inference", f"{stage.package}.scoring"),
         "holdout": str(options.holdout),
         "hardware": plan.profile.tag,
     }

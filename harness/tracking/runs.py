@@ -23,8 +23,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from harness.running import cache
 from harness.running.audit import verdict
+from harness.running.records import write_records
 from harness.running.run import Plan, Result, write_json
 from harness.stage import BadInput, Finding
 
@@ -68,7 +68,7 @@ class Tracked:
             folder = Path(scratch)
             for name, table in result.report.tables.items():
                 table.to_csv(folder / f"{name}.csv", index=False)
-            cache.write(result.records, folder / "records.parquet")
+            write_records(result.records, folder / "records.parquet")
             write_json(folder / "report.json", result.as_json())
             if result.trace:
                 (folder / "trace.json.gz").write_bytes(result.trace)

@@ -17,10 +17,8 @@ from torch.nn import functional
 
 from experiments.detect.inference.embed import Embed, Vectors
 from experiments.detect.inference.encode import Encoded, Span
+from experiments.detect.inference.extract import TOP_SHARE, Head
 from experiments.models.language import LanguageModel
-
-Head = tuple[int, int]  # layer, head
-TOP_SHARE = 0.1  # of the prompt's tokens, the most attended ones whose states ECS compares with at token level
 
 
 @dataclass(frozen=True)

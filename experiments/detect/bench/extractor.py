@@ -147,7 +147,7 @@ def products(case: Case, samples: list[Encoded]) -> float:
         if case.level == "chunk":
             total += rows * linear
         else:
-            total += rows * case.layers * case.heads * baseline.TOP_SHARE * sample.prompt_tokens * case.hidden
+            total += rows * case.layers * case.heads * extract.TOP_SHARE * sample.prompt_tokens * case.hidden
     return total
 
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.detect.bench.baseline import Head
+from experiments.arrays import Floats
 from experiments.detect.inference.compute import Compute, free_bytes, load
 from experiments.detect.inference.encode import Encoded
-from experiments.detect.inference.extract import Features
+from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models.language import LanguageModel
-from experiments.statistics import Floats
 
 
 def check(

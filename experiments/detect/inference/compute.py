@@ -12,15 +12,14 @@ import psutil
 import torch
 from joblib import Parallel, delayed
 
-from experiments.detect.bench.baseline import Head
 from experiments.detect.inference import extract
 from experiments.detect.inference.embed import embedder
 from experiments.detect.inference.encode import Encoded
-from experiments.detect.inference.extract import Features
+from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import language
 from harness.measuring.measure import Clock, Reading, peak_rss, reset_peak_rss
-from harness.sweeping.engines import die_with_parent
+from harness.running.work import die_with_parent
 
 Compute = Callable[[list[Encoded]], list[Features]]
 Computed = tuple[list[Encoded], list[Features], Reading]

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from experiments.detect.bench.baseline import TOP_SHARE, Head
 from experiments.detect.inference.embed import Embed
 from experiments.detect.inference.encode import Encoded, Span
 from experiments.models import packed
 from experiments.models.language import LanguageModel
 
+Head = tuple[int, int]  # layer, head
+TOP_SHARE = 0.1  # of the prompt's tokens, the most attended ones whose states ECS compares with at token level
 _PIECE = 1 << 18  # logits reduced at once: four such pieces stay in a core's cache
 _LENS = 1 << 24  # logits that each half of the lens buffer may hold: 64 MB in fp32
 _TIE = 1e-6  # what decides a choice by less may decide it otherwise in another batch or on another machine

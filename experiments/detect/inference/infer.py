@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.detect.bench.baseline import Head
 from experiments.detect.inference import data, extract
 from experiments.detect.inference.check import check
 from experiments.detect.inference.compute import Compute, find_batch_tokens, here, in_workers, load, tidy_up
 from experiments.detect.inference.encode import Encoded, encode
-from experiments.detect.inference.extract import Features
+from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import language
 from harness.measuring.measure import Clock
 from harness.running import cache
+from harness.running.work import records
 from harness.stage import BadInput, Context, Records
 
 BUILTIN = Path(__file__).with_name("builtin.jsonl")
@@ -74,7 +74,7 @@ def infer(params: DetectInfer, context: Context) -> Records:
     place = {sample.id: i for i, sample in enumerate(samples)}
     frame = journal.frame()
     frame = frame.iloc[frame["group"].map(place).argsort(kind="stable")].reset_index(drop=True)
-    return context.records(frame, counts, pks=params.pks, batch_tokens=batch_tokens, checked=checked)
+    return records(context, frame, counts, pks=params.pks, batch_tokens=batch_tokens, checked=checked)
 
 
 def _prompts_together(samples: list[data.Sample]) -> Iterator[data.Sample]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from experiments.statistics import Floats, Ints
+from experiments.arrays import Floats, Ints
 
 FAITHFUL, HALLUCINATED = "#3b76af", "#c8553d"
 

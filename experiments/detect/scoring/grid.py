@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments import statistics
+from experiments.arrays import Floats, Ints
+from experiments.detect.scoring.metrics import QUICK
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.score import (
     Spans,
@@ -23,10 +25,7 @@ from experiments.detect.scoring.score import (
     read_spans,
     score,
 )
-from experiments.statistics import Floats, Ints
 from harness.stage import Records, Undefined
-
-METRICS = ("auc", "pcc", "auc_in_sample", "auc_out_of_fold", "optimism")
 
 # How many heads (0: those that the settings name) and layers are summed, alpha, m.
 Point = tuple[int, int, float | Literal["best"], float]
@@ -36,7 +35,7 @@ _CELLS = 1 << 15  # numbers worked on at once: 256 KB
 _LARGE = 2.0**64  # scores beyond it leave no bit for the label
 
 
-def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = METRICS) -> pd.DataFrame:
+def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = QUICK) -> pd.DataFrame:
     """Return the chosen metrics that `score` reports for each of the settings, one row each; NaN means undefined.
 
     They are the same numbers bit for bit, `pcc` up to its last digits: each response's score comes from the operations
@@ -44,21 +43,21 @@ def score_many(records: Records, settings: Sequence[DetectScore], metrics: Colle
     others are scored one by one.  Folds are made only if a metric or protocol needs them.
     """
     spans = read_spans(records.frame)
-    table = np.full((len(settings), len(METRICS)), np.nan)
+    table = np.full((len(settings), len(QUICK)), np.nan)
     fits: dict[Any, list[int]] = defaultdict(list)
     for row, each in enumerate(settings):
         if each.scorer == "linear":
             fits[each.select, each.heads, each.folds, each.fold_seed, each.threshold == "auto"].append(row)
         else:
             found = score(records, each).metrics
-            table[row] = [found.get(name, np.nan) for name in METRICS]
+            table[row] = [found.get(name, np.nan) for name in QUICK]
     for rows in fits.values():
         table[rows] = _score_linear(spans, [settings[row] for row in rows], metrics)
-    return pd.DataFrame(table, columns=list(METRICS))[list(metrics)]
+    return pd.DataFrame(table, columns=list(QUICK))[list(metrics)]
 
 
 def _score_linear(spans: Spans, settings: list[DetectScore], metrics: Collection[str]) -> Floats:
-    """METRICS (s, 5) of settings that differ in nothing but counts, weights and protocol."""
+    """QUICK (s, 5) of settings that differ in nothing but counts, weights and protocol."""
     first, most_layers = settings[0], len(spans.pks.columns)
     most_heads = len(spans.ecs.columns) if first.heads == "auto" else 0
     points: dict[Point, int] = {}  # many settings may be one point, where columns are few

@@ -16,9 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from experiments import statistics
+from experiments.arrays import Floats, Ints
 from experiments.detect.scoring import figures
 from experiments.detect.scoring.params import DetectScore
-from experiments.statistics import Floats, Ints
 from harness.stage import BadInput, Records, Report, Undefined
 
 _ALPHA_MAX = 10.0

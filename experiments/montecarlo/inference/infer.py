@@ -17,6 +17,7 @@ from experiments.montecarlo.inference.check import check
 from experiments.montecarlo.inference.compute import Encoder, Job, here, in_workers, load, prepare
 from experiments.montecarlo.inference.params import ORIGINAL, MontecarloInfer
 from experiments.montecarlo.inference.pixels import Pixels, Row
+from harness.running.work import records
 from harness.stage import BadInput, Context, Records
 
 _CAPTION = "a photo of a {}"
@@ -58,7 +59,8 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
             checked = check(job, found, frame) if params.precision != "fp32" and params.precision_check else {}
     frame = _described(frame, described, plain, found.thumbnails)
     counts = {"kept": len(items) - len(found.broken), "errors": len(found.broken), **found.notes}
-    return context.records(
+    return records(
+        context,
         frame,
         counts,
         sites=[site.name for site in encoder.dropout.sites],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED
+from experiments.montecarlo.scoring.metrics import STATUSES
 from experiments.montecarlo.scoring.params import MontecarloScore
-from experiments.montecarlo.scoring.score import STATUSES
 from harness.stage import Finding, Level, Records, Report
 
 _GAP = 0.1  # of a predicted ICC from that of actual passes

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.statistics import Floats
+from experiments.arrays import Floats
 
 CERTAIN, UNCERTAIN = "#3b76af", "#c8553d"
 _COLUMNS = 10  # images in a row of the contact sheet

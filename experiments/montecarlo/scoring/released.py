@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from experiments.arrays import Floats
 from experiments.montecarlo.inference.params import ORIGINAL, PREFIX
-from experiments.statistics import Floats
 from harness.stage import BadInput, Records
 
 _ARRAYS = {"trial_pre": "trace_pre", "trial_post": "trace_post"}

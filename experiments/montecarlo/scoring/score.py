@@ -11,15 +11,13 @@ from scipy.stats import rankdata, wilcoxon
 from sklearn.metrics import accuracy_score
 
 from experiments import statistics
+from experiments.arrays import Floats, Ints
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL, PREFIX
 from experiments.montecarlo.scoring import figures
+from experiments.montecarlo.scoring.metrics import FAILED, STATUSES, USABLE
 from experiments.montecarlo.scoring.params import MontecarloScore
-from experiments.statistics import Floats, Ints
 from harness.stage import BadInput, Records, Report, Undefined
 
-STATUSES = ("failed", "marginal", "usable")
-USABLE = {"spearman": 0.8, "snr": 2.0, "icc": 0.75}  # all of them are needed
-FAILED = {"spearman": 0.6, "snr": 1.0}  # below any of them
 _RESAMPLES = 2000
 _LIMIT = 10**6  # passes beyond which nobody goes
 

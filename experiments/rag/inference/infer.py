@@ -21,6 +21,7 @@ from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.retrieve import Embed, Ranking
 from experiments.rag.inference.text import abstains, correct, normalise, sentences
 from harness.measuring.measure import Clock
+from harness.running.work import records
 from harness.stage import BadInput, Context, Records
 
 Read = Callable[[Sequence[Answer]], list[Row]]  # what a detector reads from each of some answers
@@ -91,7 +92,7 @@ def infer(params: RagInfer, context: Context) -> Records:
         raise BadInput(f"no answer was had; the first failed for this reason: {_reason(failed[0])}")
     frame = frame.iloc[frame["item"].map(place).argsort(kind="stable")].reset_index(drop=True)
     counts = {"kept": len(frame), "questions": len(dataset.questions), "errors": unanswered}
-    return context.records(frame, counts, judged=params.judge_endpoint is not None, given=given)
+    return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given)
 
 
 def _generator(params: RagInfer, device: str, tally: endpoint.Tally) -> Generator:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.arrays import Floats
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.params import TIERS, RagInfer
 from experiments.rag.inference.text import content_words
-from experiments.statistics import Floats
 from harness.stage import BadInput
 
 _RRF = 60  # Cormack, Clarke and Buettcher (2009): reciprocal rank fusion sums 1 / (60 + rank)

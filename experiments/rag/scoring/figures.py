@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from experiments.statistics import Ints
+from experiments.arrays import Ints
 
 COLOURS = {
     "fused": "#222222",

@@ -17,10 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from experiments import statistics
+from experiments.arrays import Floats, Ints
 from experiments.rag.inference.params import FUSED, TIERS
 from experiments.rag.scoring import figures
 from experiments.rag.scoring.params import RagScore
-from experiments.statistics import Floats, Ints
 from harness.stage import BadInput, Records, Report, Undefined
 
 _NEEDED = {
@@ -313,7 +313,6 @@ _METRICS: dict[str, Callable[[_Detector], Callable[..., float]]] = {
     "ece": lambda detector: detector.ece,
     "degradation": lambda detector: detector.degradation,
 }
-QUICK = tuple(_METRICS)
 _BY_TIER = ("auc", "f1", "precision", "recall", "ece")
 
 

@@ -1,0 +1,87 @@
+"""The source files that decide something: some modules, and all that they import within their own package."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def sources(*packages: str) -> dict[str, Path]:
+    """The files of these packages, and of what they import at any depth within the same top-level package, by module.
+
+    Read from the code: imports at the top, in functions, and modules named in a text (which may be imported late).
+    What only a type checker reads does not count, nor the `__init__.py` of the packages above.
+    """
+    tree = _modules(packages[0].partition(".")[0])
+    todo = [name for name in tree for package in packages if f"{name}.".startswith(f"{package}.")]
+    found: dict[str, Path] = {}
+    while todo:
+        if (name := todo.pop()) not in found:
+            found[name] = tree[name]
+            todo += _imports(_parsed(tree[name]), tree)
+    return dict(sorted(found.items()))
+
+
+def digest(*packages: str) -> str:
+    """SHA-256 over what the sources of these packages do: comments, docstrings, layout and descriptions do nothing."""
+    total = hashlib.sha256()
+    for name, path in sources(*packages).items():
+        total.update(f"{name}\n{_meaning(path, path.stat().st_mtime_ns)}\n".encode())
+    return total.hexdigest()
+
+
+def _modules(top: str) -> dict[str, Path]:
+    """Every module of a top-level package, by its dotted name."""
+    spec = find_spec(top)
+    assert spec is not None, f"there is no package {top}"
+    assert spec.submodule_search_locations is not None, f"{top} is no package"
+    root = Path(spec.submodule_search_locations[0])
+    named = {path: ".".join((top, *path.relative_to(root).with_suffix("").parts)) for path in root.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for path, name in named.items()}
+
+
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def _imports(node: ast.AST, tree: Collection[str]) -> Iterator[str]:
+    """The modules of a tree that are imported: `from a import b` means the module a.b, or else something in a."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if alias.name in tree)
+    elif isinstance(node, ast.ImportFrom) and node.module in tree:
+        whole = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name if name in tree else str(node.module) for name in whole)
+    elif isinstance(node, ast.Constant) and node.value in tree:
+        yield str(node.value)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child, tree)
+
+
+@lru_cache(maxsize=1024)
+def _meaning(path: Path, changed: int) -> str:
+    """The syntax tree without what is said to people; kept as long as the file was last changed then."""
+    del changed
+    return ast.dump(_Silent().visit(_parsed(path)))
+
+
+class _Silent(ast.NodeTransformer):
+    """Leaves out docstrings and the descriptions of settings."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = body[1:]
+        return super().generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id == "Field":
+            node.keywords = [each for each in node.keywords if each.arg != "description"]
+        return self.generic_visit(node)
