@@ -87,7 +87,7 @@ HOUSE = {
     "demo/__init__.py": "STAGE = 1",
     "demo/stage/__init__.py": "from demo.stage.inference.infer import infer",
     "demo/stage/inference/__init__.py": "",
-    "demo/stage/inference/infer.py": "import demo.models.language\ndef infer():\n from demo.stage.inference import late",
+    "demo/stage/inference/infer.py": "import demo.models.language\ndef f():\n from demo.stage.inference import late",
     "demo/stage/inference/late.py": "READER = 'demo.models.named'",
     "demo/stage/scoring/__init__.py": "from demo.models import judge",
     "demo/models/__init__.py": "",
