@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -157,6 +158,13 @@ class Report:
             self.metrics[name] = value
         else:
             self.undefined[name] = f"the computation gave {value}"
+
+    def measure_ends(self, name: str, interval: Callable[[], tuple[float, float]]) -> None:
+        """File both ends of the interval of a metric that is defined."""
+        if name in self.metrics:
+            ends = cache(interval)
+            self.measure(f"{name}_low", lambda: ends()[0])
+            self.measure(f"{name}_high", lambda: ends()[1])
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from experiments import statistics
 from experiments.detect import DETECT
 from experiments.detect.bench import scoring as bench_score
 from experiments.detect.scoring import grid
+from experiments.detect.scoring.detectors import SCORE, best_alpha, fit_linear, read_responses
 from experiments.detect.scoring.grid import score_many
 from experiments.detect.scoring.metrics import QUICK
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
-from experiments.detect.scoring.score import best_alpha, fit_linear, read_spans
 from harness.running.audit import audit
 from harness.stage import BadInput, Records
 from tests.tiny import features
@@ -242,18 +242,18 @@ def test_best_alpha_of_many_responses_is_the_same_in_small_pieces(monkeypatch: p
 
 
 def test_best_alpha_is_learned_from_training_responses_only() -> None:
-    spans = read_spans(made())
-    train, test = np.arange(0, 20), np.arange(20, len(spans.responses))
+    cases = read_responses(made())
+    train, test = np.arange(0, 20), np.arange(20, len(cases.table))
     params = DetectScore(alpha="best", top_n=2)
-    swapped = spans.responses.assign(label=lambda table: table["label"].where(table.index < 20, 1 - table["label"]))
-    again = type(spans)(spans.ecs, spans.pks, spans.label, spans.response, swapped)
-    scores = [fit_linear(each.take(train), params)(each.take(test)).response for each in (spans, again)]
+    swapped = cases.table.assign(label=lambda table: table["label"].where(table.index < 20, 1 - table["label"]))
+    again = type(cases)(cases.ecs, cases.pks, cases.label, cases.response, swapped)
+    scores = [fit_linear(each.take(train), params)(each.take(test))[SCORE] for each in (cases, again)]
     assert scores[0].tolist() == scores[1].tolist()
     learned = [
-        fit_linear(spans.take(train), DetectScore(alpha=alpha, top_n=2))(spans.take(train)).response
+        fit_linear(cases.take(train), DetectScore(alpha=alpha, top_n=2))(cases.take(train))[SCORE]
         for alpha in ("best", *np.linspace(0, 10, 200))
     ]
-    labels = spans.responses["label"].to_numpy()[train]
+    labels = cases.table["label"].to_numpy()[train]
     aucs = [statistics.auc(labels, each) for each in learned]
     assert aucs[0] == max(aucs)
 
@@ -269,8 +269,8 @@ def test_a_best_alpha_that_gains_nothing_is_doubted() -> None:
 
 
 @contextmanager
-def silent(total: int, description: str) -> Iterator[Any]:
-    yield lambda done: None
+def silent(*_: object) -> Iterator[Any]:
+    yield lambda *_: None
 
 
 def test_the_benchmark_has_a_row_a_case_and_finds_no_difference(

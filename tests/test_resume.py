@@ -37,7 +37,7 @@ def slow(*arguments):
     return lambda batch: (time.sleep(0.05), print(*(each.sample.id for each in batch), flush=True), extract(batch))[-1]
 compute.extract.extractor = slow
 plan = run.resolve(DETECT, dict(word.split("=") for word in sys.argv[1:]), hardware.load_profiles())
-run.execute(plan, lambda *_: nullcontext(lambda count: None))
+run.execute(plan, lambda *_: nullcontext(lambda *_: None))
 """
 
 
@@ -57,7 +57,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def execute(settings: dict[str, str], **given: str) -> run.Result:
     plan = run.resolve(DETECT, settings | given, hardware.load_profiles())
-    return run.execute(plan, lambda *_: nullcontext(lambda count: None))
+    return run.execute(plan, lambda *_: nullcontext(lambda *_: None))
 
 
 def start(settings: dict[str, str]) -> subprocess.Popen[str]:

@@ -16,10 +16,11 @@ from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MinMaxScaler
 
+from experiments.detect.scoring.detectors import read_responses, rule
 from experiments.detect.scoring.grid import score_many
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
-from experiments.detect.scoring.score import folds, read_spans
+from experiments.judging import folds
 from harness.stage import Progress, Records
 
 _DATA = Path(os.environ.get("RIGSWEEP_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -158,9 +159,9 @@ def split_rows(records: Records, params: DetectScore) -> list[tuple[Rows, Rows]]
     """The rows to learn from and to score of every fold, or all and all in sample."""
     if params.protocol == "published":
         return [(slice(None), slice(None))]
-    spans = read_spans(records.frame)
-    fold_of = pd.Series(0, index=spans.responses["id"])
-    for fold, (_, test) in enumerate(folds(spans, params)):
+    cases = read_responses(records.frame)
+    fold_of = pd.Series(0, index=cases.table["id"])
+    for fold, (_, test) in enumerate(folds(cases, rule(params))):
         fold_of.iloc[test] = fold
     own = records.frame["group"].map(fold_of).to_numpy()
     return [(own != fold, own == fold) for fold in range(params.folds)]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.arrays import Floats
-from experiments.detect.inference.compute import Compute, free_bytes, load
+from experiments.detect.inference.compute import Extract, free_bytes, load
 from experiments.detect.inference.encode import Encoded
 from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
@@ -17,7 +17,7 @@ from experiments.models.language import LanguageModel
 def check(
     params: DetectInfer,
     model: LanguageModel,
-    compute: Compute,
+    extract: Extract,
     device: str,
     heads: list[Head],
     samples: list[Encoded],
@@ -28,8 +28,8 @@ def check(
     """
     if not samples:
         return {}
-    alone = [compute([sample])[0] for sample in samples]
-    found: dict[str, Any] = {"responses": len(samples), "batch": _differences(compute(samples), alone)}
+    alone = [extract([sample])[0] for sample in samples]
+    found: dict[str, Any] = {"responses": len(samples), "batch": _differences(extract(samples), alone)}
     need, free = 4.0 * model.network.num_parameters(), free_bytes(device, None)
     if need > free:
         return found | {"skipped": f"fp32 weights need {need / 2**30:.1f} GiB and {free / 2**30:.1f} are free"}

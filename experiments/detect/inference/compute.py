@@ -1,16 +1,15 @@
-"""Batches -> features: in this process, or in several that hold a model each."""
+"""Batches -> rows: the model, how much of it fits into memory, and what a batch comes to."""
 
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import psutil
 import torch
-from joblib import Parallel, delayed
 
 from experiments.detect.inference import extract
 from experiments.detect.inference.embed import embedder
@@ -18,11 +17,10 @@ from experiments.detect.inference.encode import Encoded
 from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import language
-from harness.measuring.measure import Clock, Reading, peak_rss, reset_peak_rss
-from harness.running.work import die_with_parent
+from harness.measuring.measure import Clock, peak_rss, reset_peak_rss
+from harness.running.work import Compute, Part
 
-Compute = Callable[[list[Encoded]], list[Features]]
-Computed = tuple[list[Encoded], list[Features], Reading]
+Extract = Callable[[list[Encoded]], list[Features]]
 
 _EMBEDDED = 4096  # tokens of spans that are embedded at once
 _CEILING = {"cpu": 1024}  # tokens beyond which a larger batch gains nothing
@@ -30,8 +28,8 @@ _ACCELERATED = 16_384
 _SHARE = 0.8  # of the free memory, what a batch may take
 
 
-def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.LanguageModel, Compute]:
-    """Load the model; the function returned computes the features of a batch, and tidies up as often as asked."""
+def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.LanguageModel, Extract]:
+    """Load the model; the function returned extracts the features of a batch, and tidies up as often as asked."""
     model = language.load(
         params.model,
         params.precision,
@@ -45,7 +43,7 @@ def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.
     extract_batch = extract.extractor(model, heads, params.level, params.pks, embed)
     done = 0
 
-    def compute(batch: list[Encoded]) -> list[Features]:
+    def tidying(batch: list[Encoded]) -> list[Features]:
         nonlocal done
         features = extract_batch(batch)
         done += 1
@@ -53,7 +51,7 @@ def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.
             tidy_up()
         return features
 
-    return model, compute
+    return model, tidying
 
 
 def tidy_up() -> None:
@@ -63,55 +61,62 @@ def tidy_up() -> None:
         torch.cuda.empty_cache()
 
 
-def here(compute: Compute, batches: Iterable[list[Encoded]], clock: Clock) -> Iterator[Computed]:
-    """Compute in this process, one batch after the other."""
-    for batch in batches:
-        with clock.batch(samples=len(batch), tokens=sum(len(each.ids) for each in batch)):
-            features = compute(batch)
-        yield batch, features, clock.lap()
+@dataclass(frozen=True)
+class Extraction:
+    """What all batches of a run have in common, for a process that is to load the model itself."""
+
+    params: DetectInfer
+    heads: tuple[Head, ...]
+
+    def load(self, device: str) -> Compute[Encoded]:
+        """Load the model, and return what turns a batch into rows."""
+        _, extract_batch = load(self.params, device, list(self.heads))
+        return self.computing(extract_batch)
+
+    def computing(self, extract_batch: Extract) -> Compute[Encoded]:
+        """What turns a batch into rows by a model that is loaded already."""
+
+        def compute(batch: Sequence[Encoded], clock: Clock) -> Iterator[Part]:
+            samples = list(batch)
+            with clock.batch(samples=len(samples), tokens=sum(len(sample.ids) for sample in samples)):
+                features = extract_batch(samples)
+            rows = [self._rows(*pair) for pair in zip(samples, features, strict=True)]
+            units = [row["group"] for some in rows for row in some]
+            frame = pd.DataFrame([row for some in rows for row in some], index=units)
+            yield Part([sample.sample.id for sample in samples], frame, _counted(samples, features))
+
+        return compute
+
+    def _rows(self, encoded: Encoded, features: Features) -> list[dict[str, Any]]:
+        """One row an item: a span of the response, or a token."""
+        sample = encoded.sample
+        items = encoded.response if self.params.level == "chunk" else encoded.tokens
+        return [
+            {"group": sample.id, "item": i, "label": item.label, "length": len(item.text), "source": sample.group}
+            | ({"task": sample.task} if sample.task is not None else {})
+            | {f"ecs_{layer}_{head}": value for (layer, head), value in zip(self.heads, features.ecs[i], strict=True)}
+            | {f"pks_{layer}": value for layer, value in enumerate(features.pks[i])}
+            for i, item in enumerate(items)
+        ]
 
 
-def in_workers(
-    params: DetectInfer, device: str, heads: list[Head], batches: Iterable[list[Encoded]], clock: Clock
-) -> Iterator[Computed]:
-    """Compute in `params.workers` processes, each with a model and where there are several GPUs one of its own."""
-    job = (params, device, heads)
-    with clock.warmup():  # until every worker has its model; they are kept for the calls that follow
-        Parallel(n_jobs=params.workers)(delayed(_worker)(*job) for _ in range(params.workers))
-    parallel = Parallel(n_jobs=params.workers, return_as="generator_unordered")
-    for batch, features, reading in parallel(delayed(_in_worker)(*job, batch) for batch in batches):
-        clock.join(reading)
-        yield batch, features, clock.lap()
+def _counted(batch: list[Encoded], features: list[Features]) -> dict[str, int]:
+    read = sum(each.prompt_tokens - 1 + len(each.tokens) for each in batch)
+    return {
+        "cut_to_window": sum(each.cut for each in batch),
+        "prompt_tokens_shared": read - extract.computed_tokens(batch),
+        "near_ties": sum(each.ties for each in features),
+    }
 
 
-def _in_worker(params: DetectInfer, device: str, heads: list[Head], batch: list[Encoded]) -> Computed:
-    compute, clock = _models(params, device, tuple(heads))
-    return next(here(compute, [batch], clock))
-
-
-def _worker(params: DetectInfer, device: str, heads: list[Head]) -> None:
-    _models(params, device, tuple(heads))
-
-
-@lru_cache(maxsize=1)
-def _models(params: DetectInfer, device: str, heads: tuple[Head, ...]) -> tuple[Compute, Clock]:
-    """This worker's model, loaded at its first task."""
-    die_with_parent()
-    if device == "cuda":
-        number = re.search(r"\d+$", multiprocessing.current_process().name)
-        device = f"cuda:{(int(number[0]) - 1 if number else 0) % torch.cuda.device_count()}"
-        torch.cuda.set_device(device)
-    return load(params, device, list(heads))[1], Clock()
-
-
-def find_batch_tokens(compute: Compute, sample: Encoded, device: str, max_memory_gb: float | None) -> int:
+def find_batch_tokens(extract_batch: Extract, sample: Encoded, device: str, max_memory_gb: float | None) -> int:
     """The tokens that a batch may have: a power of two that fits into free memory, and no more than gains speed.
 
     Measured on the sample given, which should be a long one: what one response needs, and what each more adds.
     """
     several = [sample] * (1 + -(-512 // len(sample.tokens)))
     free = free_bytes(device, max_memory_gb)
-    least, more = (_peak_bytes(compute, batch, device) for batch in ([sample], several))
+    least, more = (_peak_bytes(extract_batch, batch, device) for batch in ([sample], several))
     tokens = [extract.computed_tokens(batch) for batch in ([sample], several)]
     each = max(1.0, (more - least) / (tokens[1] - tokens[0]))
     fitting = tokens[0] + (_SHARE * free - least) / each
@@ -124,14 +129,14 @@ def free_bytes(device: str, max_memory_gb: float | None) -> float:
     return min(float(free), max_memory_gb * 2**30 if max_memory_gb else float("inf"))
 
 
-def _peak_bytes(compute: Compute, batch: list[Encoded], device: str) -> float:
+def _peak_bytes(extract_batch: Extract, batch: list[Encoded], device: str) -> float:
     """What a batch needs above what is held when it begins."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-        compute(batch)
+        extract_batch(batch)
         return float(torch.cuda.max_memory_allocated() - held)
     reset_peak_rss()
     held = peak_rss()
-    compute(batch)
+    extract_batch(batch)
     return float(peak_rss() - held)

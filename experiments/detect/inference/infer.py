@@ -7,18 +7,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from experiments.detect.inference import data, extract
 from experiments.detect.inference.check import check
-from experiments.detect.inference.compute import Compute, find_batch_tokens, here, in_workers, load, tidy_up
+from experiments.detect.inference.compute import Extract, Extraction, find_batch_tokens, load, tidy_up
 from experiments.detect.inference.encode import Encoded, encode
-from experiments.detect.inference.extract import Features, Head
+from experiments.detect.inference.extract import Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import language
 from harness.measuring.measure import Clock
 from harness.running import cache
-from harness.running.work import records
+from harness.running.work import here, in_workers, records, work
 from harness.stage import BadInput, Context, Records
 
 BUILTIN = Path(__file__).with_name("builtin.jsonl")
@@ -46,34 +44,20 @@ def infer(params: DetectInfer, context: Context) -> Records:
         )
     described = language.describe(params.model)
     heads = _heads(params, described.config)
+    job = Extraction(params, tuple(heads))
     with clock.warmup():
-        model, compute = load(params, context.device, heads)
-        batch_tokens = _batch_tokens(params, described, compute, samples, context)
-        checked = _check(params, described, model, compute, heads, samples, context)
+        model, extract_batch = load(params, context.device, heads)
+        batch_tokens = _batch_tokens(params, described, extract_batch, samples, context)
+        checked = _check(params, described, model, extract_batch, heads, samples, context)
         del model
-    journal = context.journal
+    runner = here(job.computing(extract_batch)) if params.workers == 1 else in_workers(job, params.workers)
+    del extract_batch  # so that workers need not share their memory with it
+    tidy_up()
+    clock.forget_peak()
     encoded = _timed(clock, _encoded(params, described, _prompts_together(samples)))
-    batches = _left(extract.batches(encoded, batch_tokens), journal.done)
-    if params.workers == 1:
-        clock.forget_peak()
-        computed = here(compute, batches, clock)
-    else:
-        del compute
-        tidy_up()
-        clock.forget_peak()
-        computed = in_workers(params, context.device, heads, batches, clock)
-    with context.progress(len(samples), "detect") as advance:
-        advance(len(journal.done))
-        for batch, features, reading in computed:
-            with clock.spending("io"):
-                frame = pd.DataFrame(
-                    [row for each in zip(batch, features, strict=True) for row in _rows(params, heads, *each)]
-                )
-                journal.keep(frame, [each.sample.id for each in batch], _counted(batch, features), reading)
-            advance(len(batch))
-    place = {sample.id: i for i, sample in enumerate(samples)}
-    frame = journal.frame()
-    frame = frame.iloc[frame["group"].map(place).argsort(kind="stable")].reset_index(drop=True)
+    batches = extract.batches(encoded, batch_tokens)
+    order = [sample.id for sample in samples]
+    frame, _ = work(context, runner, batches, lambda unit: unit.sample.id, order, "detect")
     return records(context, frame, counts, pks=params.pks, batch_tokens=batch_tokens, checked=checked)
 
 
@@ -107,24 +91,17 @@ def _timed(clock: Clock, encoded: Iterator[Encoded]) -> Iterator[Encoded]:
         yield each
 
 
-def _left(batches: Iterable[list[Encoded]], done: set[str]) -> Iterator[list[Encoded]]:
-    """What an interrupted run has not done yet."""
-    for batch in batches:
-        if left := [each for each in batch if each.sample.id not in done]:
-            yield left
-
-
 def _batch_tokens(
-    params: DetectInfer, model: language.Reader, compute: Compute, samples: list[data.Sample], context: Context
+    params: DetectInfer, model: language.Reader, extract_batch: Extract, samples: list[data.Sample], context: Context
 ) -> int:
     """The batch size given, or found for this model on this hardware; the longest sample warms up either way."""
     (longest,) = _encoded(params, model, [max(samples, key=lambda sample: len(sample.prompt) + len(sample.response))])
-    compute([longest])
+    extract_batch([longest])
     if params.batch_tokens != "auto":
         return params.batch_tokens
 
     def find() -> int:
-        return find_batch_tokens(compute, longest, context.device, params.max_memory_gb)
+        return find_batch_tokens(extract_batch, longest, context.device, params.max_memory_gb)
 
     made_of = f"{language.digest(params.model)} {params.precision} {params.level} {params.max_memory_gb}"
     return cache.remember(f"batch_tokens-{context.hardware}-{hashlib.sha256(made_of.encode()).hexdigest()}", find)
@@ -134,7 +111,7 @@ def _check(
     params: DetectInfer,
     described: language.Reader,
     model: language.LanguageModel,
-    compute: Compute,
+    extract_batch: Extract,
     heads: list[Head],
     samples: list[data.Sample],
     context: Context,
@@ -143,28 +120,7 @@ def _check(
     if params.precision == "fp32" or not params.precision_check:
         return {}
     some = samples[:: -(-len(samples) // params.precision_check)]
-    return check(params, model, compute, context.device, heads, list(_encoded(params, described, some)))
-
-
-def _counted(batch: list[Encoded], features: list[Features]) -> dict[str, int]:
-    read = sum(each.prompt_tokens - 1 + len(each.tokens) for each in batch)
-    return {
-        "cut_to_window": sum(each.cut for each in batch),
-        "prompt_tokens_shared": read - extract.computed_tokens(batch),
-        "near_ties": sum(found.ties for found in features),
-    }
-
-
-def _rows(params: DetectInfer, heads: list[Head], encoded: Encoded, found: Features) -> list[dict[str, Any]]:
-    sample = encoded.sample
-    items = encoded.response if params.level == "chunk" else encoded.tokens
-    return [
-        {"group": sample.id, "item": i, "label": item.label, "length": len(item.text), "source": sample.group}
-        | ({"task": sample.task} if sample.task is not None else {})
-        | {f"ecs_{layer}_{head}": value for (layer, head), value in zip(heads, found.ecs[i], strict=True)}
-        | {f"pks_{layer}": value for layer, value in enumerate(found.pks[i])}
-        for i, item in enumerate(items)
-    ]
+    return check(params, model, extract_batch, context.device, heads, list(_encoded(params, described, some)))
 
 
 def _heads(params: DetectInfer, config: Any) -> list[Head]:

@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
-from experiments.detect.scoring.metrics import QUICK
-from experiments.detect.scoring.params import DetectScore
-from experiments.detect.scoring.score import (
-    Spans,
+from experiments.detect.scoring.detectors import (
+    Responses,
     best_alpha,
     best_columns,
     choose_heads,
-    folds,
     min_max,
-    read_spans,
-    score,
+    read_responses,
+    rule,
 )
+from experiments.detect.scoring.metrics import QUICK
+from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.score import score
+from experiments.judging import folds
 from harness.stage import Records, Undefined
 
 # How many heads (0: those that the settings name) and layers are summed, alpha, m.
@@ -42,7 +43,7 @@ def score_many(records: Records, settings: Sequence[DetectScore], metrics: Colle
     of `score` in their order, so that ties which rounding makes or breaks are the same too.  Fast is scorer=linear, the
     others are scored one by one.  Folds are made only if a metric or protocol needs them.
     """
-    spans = read_spans(records.frame)
+    cases = read_responses(records.frame)
     table = np.full((len(settings), len(QUICK)), np.nan)
     fits: dict[Any, list[int]] = defaultdict(list)
     for row, each in enumerate(settings):
@@ -52,14 +53,14 @@ def score_many(records: Records, settings: Sequence[DetectScore], metrics: Colle
             found = score(records, each).metrics
             table[row] = [found.get(name, np.nan) for name in QUICK]
     for rows in fits.values():
-        table[rows] = _score_linear(spans, [settings[row] for row in rows], metrics)
+        table[rows] = _score_linear(cases, [settings[row] for row in rows], metrics)
     return pd.DataFrame(table, columns=list(QUICK))[list(metrics)]
 
 
-def _score_linear(spans: Spans, settings: list[DetectScore], metrics: Collection[str]) -> Floats:
+def _score_linear(cases: Responses, settings: list[DetectScore], metrics: Collection[str]) -> Floats:
     """QUICK (s, 5) of settings that differ in nothing but counts, weights and protocol."""
-    first, most_layers = settings[0], len(spans.pks.columns)
-    most_heads = len(spans.ecs.columns) if first.heads == "auto" else 0
+    first, most_layers = settings[0], len(cases.pks.columns)
+    most_heads = len(cases.ecs.columns) if first.heads == "auto" else 0
     points: dict[Point, int] = {}  # many settings may be one point, where columns are few
     which = [
         points.setdefault((min(heads, most_heads), min(layers, most_layers), alpha, m), len(points))
@@ -69,56 +70,56 @@ def _score_linear(spans: Spans, settings: list[DetectScore], metrics: Collection
     wanted = {"auc_in_sample", "auc_out_of_fold", "optimism"}.intersection(metrics)
     inside = outside = np.full((len(points), 2), np.nan)
     if published.any() or wanted - {"auc_out_of_fold"}:
-        inside = _measure(spans, first, list(points), "published")
+        inside = _measure(cases, first, list(points), "published")
     if not published.all() or wanted - {"auc_in_sample"}:
-        outside = _measure(spans, first, list(points), "crossfit")
+        outside = _measure(cases, first, list(points), "crossfit")
     inside, outside = inside[which], outside[which]
     own = np.where(published[:, None], inside, outside)
     return np.column_stack([own, inside[:, 0], outside[:, 0], inside[:, 0] - outside[:, 0]])
 
 
-def _measure(spans: Spans, params: DetectScore, points: list[Point], protocol: str) -> Floats:
+def _measure(cases: Responses, params: DetectScore, points: list[Point], protocol: str) -> Floats:
     """AUC and PCC (p, 2) over all responses, each scored by the fit of the fold that holds it out."""
-    labels, sizes = spans.responses["label"].to_numpy(np.int64), np.bincount(spans.response)
+    labels, sizes = cases.labels, np.bincount(cases.response)
     everyone = np.arange(len(labels))
     measured = np.full((len(points), 2), np.nan)
     try:
-        split = folds(spans, params) if protocol == "crossfit" else [(everyone, everyone)]
-        span_scores = _fit(spans, split, params, points)
+        split = folds(cases, rule(params)) if protocol == "crossfit" else [(everyone, everyone)]
+        span_scores = _fit(cases, split, params, points)
         statistics.require_two_classes(labels)
     except Undefined:
         return measured
     for block in _blocks(len(points), len(labels)):
-        scores = np.array([np.bincount(spans.response, span_scores(point)) for point in points[block]]) / sizes
+        scores = np.array([np.bincount(cases.response, span_scores(point)) for point in points[block]]) / sizes
         measured[block] = np.column_stack([_aucs(labels, scores), _pearsons(labels, scores)])
     return measured
 
 
 def _fit(
-    spans: Spans, split: list[tuple[Ints, Ints]], params: DetectScore, points: list[Point]
+    cases: Responses, split: list[tuple[Ints, Ints]], params: DetectScore, points: list[Point]
 ) -> Callable[[Point], Floats]:
     """Fit on every training fold, and return what scores the spans (n,) for a point."""
-    labels = spans.responses["label"].to_numpy(np.int64)
+    labels = cases.labels
     heads, layers = {heads for heads, *_ in points}, {layers for _, layers, *_ in points}
-    ecs, pks = ({count: np.empty(len(spans.label)) for count in counts} for counts in (heads, layers))
+    ecs, pks = ({count: np.empty(len(cases.label)) for count in counts} for counts in (heads, layers))
     alphas: dict[Point, list[float]] = {point: [] for point in points if point[2] == "best"}
-    fold_of = np.empty(len(spans.label), dtype=np.int64)
+    fold_of = np.empty(len(cases.label), dtype=np.int64)
     for fold, (train, test) in enumerate(split):
-        fit = spans if len(train) == len(labels) else spans.take(train)
+        fit = cases if len(train) == len(labels) else cases.take(train)
         if params.threshold == "auto":  # which needs both to learn from
             statistics.require_two_classes(labels[train])
         best_layers = _rank(fit.pks, fit.label, max(layers), params)
         auto = params.heads == "auto"
         best_heads = _rank(fit.ecs, 1 - fit.label, max(heads), params) if auto else choose_heads(fit, params)
-        in_train, in_test = np.isin(spans.response, train), np.isin(spans.response, test)
-        own_ecs = _scaled_sums(spans.ecs, best_heads, heads, in_train)
-        own_pks = _scaled_sums(spans.pks, best_layers, layers, in_train)
+        in_train, in_test = np.isin(cases.response, train), np.isin(cases.response, test)
+        own_ecs = _scaled_sums(cases.ecs, best_heads, heads, in_train)
+        own_pks = _scaled_sums(cases.pks, best_layers, layers, in_train)
         for pooled, own in ((ecs, own_ecs), (pks, own_pks)):
             for count, values in own.items():
                 pooled[count][in_test] = values[in_test]
         fold_of[in_test] = fold
         for point, found in alphas.items():
-            means = spans.mean(own_ecs[point[0]])[train], spans.mean(own_pks[point[1]])[train]
+            means = cases.mean(own_ecs[point[0]])[train], cases.mean(own_pks[point[1]])[train]
             found.append(best_alpha(labels[train], *means, point[3]))
 
     def score_spans(point: Point) -> Floats:
@@ -161,7 +162,7 @@ def _aucs(labels: Ints, scores: Floats) -> Floats:
     labels turned round corrects.
     """
     if not max(scores.max(), -scores.min()) < _LARGE:  # too large, infinite or not a number
-        return statistics.column_aucs(labels, scores.T)
+        return np.array([_auc_of_known(labels, row) for row in scores])
     bits = (scores * (1 / _LARGE) + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
     keys = ((bits ^ ((bits >> 63) & np.int64(2**63 - 1))) << 1) | labels
     keys.sort(axis=1)
@@ -174,6 +175,15 @@ def _aucs(labels: Ints, scores: Floats) -> Floats:
         rank_sums[tied] = (rank_sums[tied] + (1 - (turned & 1)) @ ranks) / 2
     pairs = positives * (len(labels) - positives)
     return np.asarray((rank_sums - positives * (positives + 1) / 2) / pairs, dtype=np.float64)
+
+
+def _auc_of_known(labels: Ints, scores: Floats) -> float:
+    """AUROC of the scores (n,) that are numbers, NaN where it is undefined."""
+    known = ~np.isnan(scores)
+    try:
+        return statistics.auc(labels[known], scores[known])
+    except Undefined:
+        return np.nan
 
 
 def _pearsons(labels: Ints, scores: Floats) -> Floats:

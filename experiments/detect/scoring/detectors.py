@@ -1,0 +1,274 @@
+"""The detectors of `detect`: responses, the columns that tell them apart, and three ways to combine those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.feature_selection import mutual_info_classif
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from experiments import statistics
+from experiments.arrays import Floats, Ints
+from experiments.detect.scoring.params import DetectScore
+from experiments.judging import Rule, Scores, Words
+from harness.stage import BadInput
+
+_ALPHA_MAX = 10.0
+_PAIRS = 1_000_000  # pairs of responses looked at together: bounds memory at 100 MB however many there are
+_BINS = 16_381  # of alpha's range; a prime, so that no border is a ratio of small numbers, where many pairs change
+SCORE = "score"  # of a response, beside which a detector may tell its parts
+_NARROW = 1e-9  # an interval of alpha this narrow is the work of rounding
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Records as arrays: r responses of n spans (or tokens); `response` (n,) numbers the response of each span."""
+
+    ecs: pd.DataFrame
+    pks: pd.DataFrame
+    label: Ints  # of each span
+    response: Ints
+    table: pd.DataFrame  # r rows: id, label, source, length, task where the data name one
+    words = Words("response", "prompt", "task", "hallucinated")
+
+    @property
+    def labels(self) -> Ints:
+        """1: some span is hallucinated (r,)."""
+        return self.table["label"].to_numpy(np.int64)
+
+    @property
+    def groups(self) -> NDArray[Any]:
+        """The prompt of each (r,)."""
+        return self.table["source"].to_numpy()
+
+    @property
+    def stratum(self) -> NDArray[Any] | None:
+        """The task of each (r,)."""
+        return self.table["task"].to_numpy() if "task" in self.table else None
+
+    @property
+    def lengths(self) -> Floats:
+        """Characters of each (r,)."""
+        return self.table["length"].to_numpy(np.float64)
+
+    def take(self, rows: Ints) -> Responses:
+        """The spans of the chosen responses, renumbered in the order given by `self`."""
+        keep = np.isin(self.response, rows)
+        _, renumbered = np.unique(self.response[keep], return_inverse=True)
+        return Responses(self.ecs[keep], self.pks[keep], self.label[keep], renumbered, self.table.iloc[np.sort(rows)])
+
+    def mean(self, values: Floats) -> Floats:
+        """Mean of span values (n,) over each response: (r,)."""
+        return np.asarray(np.bincount(self.response, values) / np.bincount(self.response), dtype=np.float64)
+
+    def parted(self, values: Floats) -> NDArray[Any]:
+        """Span values (n,) as one array a response: (r,) of objects."""
+        pieces = np.split(values, np.flatnonzero(np.diff(self.response)) + 1)
+        parted = np.empty(len(pieces), dtype=object)
+        for i, piece in enumerate(pieces):
+            parted[i] = piece
+        return parted
+
+
+def read_responses(frame: pd.DataFrame) -> Responses:
+    """Split records into features, labels and responses; a response is hallucinated when any of its spans is.
+
+    The rows are put in one order first, so that no result depends on the order in which they were made.
+    """
+    _require_columns(frame)
+    frame = frame.sort_values(["group", "item"], kind="stable", ignore_index=True)
+    ecs, pks = (frame.filter(regex=f"^{prefix}") for prefix in ("ecs_", "pks_"))
+    response, ids = pd.factorize(frame["group"])
+    columns = {"label": "max"} | {name: "first" for name in ("source", "task") if name in frame}
+    responses = frame.groupby(response).agg(columns).assign(id=ids)
+    responses["source"] = responses.get("source", responses["id"])
+    lengths = frame["length"] if "length" in frame else pd.Series(1, index=frame.index)
+    responses["length"] = lengths.groupby(response).sum()
+    return Responses(ecs, pks, frame["label"].to_numpy(np.int64), response.astype(np.int64), responses)
+
+
+def _require_columns(frame: pd.DataFrame) -> None:
+    """Refuse records made elsewhere that lack what a score is made of."""
+    needed = "needed are group, item, label (0 or 1) and numbers in ecs_… or pks_…"
+    if missing := [name for name in ("group", "item", "label") if name not in frame]:
+        raise BadInput(f"the records have no column {missing[0]}; {needed}")
+    for name, sound in (("group", frame["group"].notna()), ("label", frame["label"].isin([0, 1]))):
+        if not sound.all():
+            row = sound.to_numpy().argmin()
+            raise BadInput(f"the records hold {name} {frame[name].iloc[row]} in row {row}; {needed}")
+    features = frame.filter(regex="^(ecs|pks)_")
+    if features.empty or len(features.select_dtypes("number").columns) < len(features.columns):
+        raise BadInput(f"the records hold no features, or features that are not numbers; {needed}")
+
+
+# --- detectors: each learns from training responses and scores any others ---------------------------------------
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A detector that has learnt: how it scores responses, and the columns that it has chosen to do so."""
+
+    scores: Callable[[Responses], Scores]
+    chosen: tuple[str, ...] = ()
+
+    def __call__(self, cases: Responses) -> Scores:
+        """Score each response, and by parts where the detector has any: spans, ECS and PKS alone."""
+        return self.scores(cases)
+
+
+def fit_linear(train: Responses, params: DetectScore) -> Fitted:
+    """The published combination: m * PKS - alpha * ECS, each a min-max scaled sum of the chosen columns."""
+    layers = best_columns(train.pks, train.label, params.top_k, params)
+    heads = choose_heads(train, params)
+    scale_ecs, scale_pks = min_max(_sum(train.ecs, heads)), min_max(_sum(train.pks, layers))
+
+    def scaled(cases: Responses) -> tuple[Floats, Floats]:
+        return scale_ecs(_sum(cases.ecs, heads)), scale_pks(_sum(cases.pks, layers))
+
+    def best() -> float:
+        ecs, pks = scaled(train)
+        return best_alpha(train.labels, train.mean(ecs), train.mean(pks), params.m)
+
+    alpha = best() if params.alpha == "best" else params.alpha
+
+    def score(cases: Responses) -> Scores:
+        ecs, pks = scaled(cases)
+        span = params.m * pks - alpha * ecs
+        parts = {"span": cases.parted(span), "ecs": cases.mean(-ecs), "pks": cases.mean(pks)}
+        return {SCORE: cases.mean(span), **parts}
+
+    return Fitted(score, (*heads, *layers))
+
+
+def best_alpha(labels: Ints, ecs: Floats, pks: Floats, m: float) -> float:
+    """The alpha in [0, 10] at which m * pks - alpha * ecs, all (r,), has the highest AUROC.
+
+    That AUROC has a step where two responses of different label change places, at m (P_i - P_j) / (E_i - E_j).  Taken
+    is the middle of the interval between steps where it is highest, the widest on a tie; 1 if m is 0, when all alphas
+    rank alike.  All pairs are gone through twice: first only counted by bins of alpha, then those bins are looked into
+    which can hold the highest, so that memory is bounded.
+    """
+    statistics.require_two_classes(labels)
+    if m == 0:
+        return 1.0
+    (e1, p1), (e0, p0) = ((ecs[labels == label], m * pks[labels == label]) for label in (1, 0))
+
+    def steps() -> Iterator[tuple[Floats, NDArray[np.bool_], Ints]]:
+        """Where a pair changes places, whether its hallucinated side then leads, and the bin it lies in."""
+        for rows in np.array_split(np.arange(len(e1)), -(-len(e1) * len(e0) // _PAIRS)):
+            lead, fall = p1[rows, None] - p0, e1[rows, None] - e0
+            at = np.divide(lead, fall, out=np.zeros_like(lead), where=fall != 0)
+            inside = (at > 0) & (at < _ALPHA_MAX)
+            yield at[inside], fall[inside] < 0, (at[inside] * (_BINS / _ALPHA_MAX)).astype(np.int64)
+
+    gained, lost = np.zeros(_BINS), np.zeros(_BINS)
+    for _, gains, bins in steps():
+        gained += np.bincount(bins[gains], minlength=_BINS)
+        lost += np.bincount(bins[~gains], minlength=_BINS)
+    before = np.cumsum(gained - lost) - (gained - lost)  # pairs won since alpha = 0
+    close = before + gained >= before.max()
+    found = [(at[close[bins]], np.where(gains, 1.0, -1.0)[close[bins]]) for at, gains, bins in steps()]
+    at = np.concatenate([np.flatnonzero(~close) * (_ALPHA_MAX / _BINS), *(each for each, _ in found)])
+    change = np.concatenate([(gained - lost)[~close], *(each for _, each in found)])
+    order = np.argsort(at, kind="stable")
+    ends = np.concatenate([[0.0], at[order], [_ALPHA_MAX]])
+    won = np.concatenate([[0.0], np.cumsum(change[order])])
+    width = np.diff(ends)
+    won[width < _NARROW] = -np.inf
+    widest = int(np.where(won == won.max(), width, 0).argmax())
+    middle = float(ends[widest] + width[widest] / 2)
+    # At either end of the range, pairs may be tied that are lost at every other alpha.
+    return max((middle, 0.0, _ALPHA_MAX), key=lambda alpha: statistics.auc(labels, m * pks - alpha * ecs))
+
+
+def fit_logistic(train: Responses, params: DetectScore) -> Fitted:
+    """Strongly regularised logistic regression on each response's mean, max, min and std of every column.
+
+    PKS enters on a log scale, floored at the smallest positive value seen in training.
+    """
+    statistics.require_two_classes(train.labels)
+    pks = train.pks.to_numpy()
+    floor = float(pks[pks > 0].min()) if (pks > 0).any() else 1.0
+    heads = _names(train.ecs) if params.heads == "auto" else choose_heads(train, params)
+
+    def features(cases: Responses) -> Floats:
+        table = pd.concat([cases.ecs[heads], cases.pks.clip(lower=floor).apply(np.log)], axis=1)
+        grouped = table.groupby(cases.response)
+        return np.hstack([grouped.mean(), grouped.max(), grouped.min(), grouped.std(ddof=0)])
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    model.fit(features(train), train.labels)
+    return Fitted(lambda cases: {SCORE: model.predict_proba(features(cases))[:, 1]})
+
+
+def fit_ensemble(train: Responses, params: DetectScore) -> Fitted:
+    """Mean of the linear and the logistic detector, each put on its rank among the training scores."""
+    members = [fit(train, params) for fit in (fit_linear, fit_logistic)]
+    references = [np.sort(member(train)[SCORE]) for member in members]
+
+    def score(cases: Responses) -> Scores:
+        ranks = [
+            np.searchsorted(reference, member(cases)[SCORE], side="right") / len(reference)
+            for member, reference in zip(members, references, strict=True)
+        ]
+        return {SCORE: np.mean(ranks, axis=0)}
+
+    return Fitted(score)
+
+
+FITS: Mapping[str, Callable[[Responses, DetectScore], Fitted]] = {
+    "linear": fit_linear,
+    "logistic": fit_logistic,
+    "ensemble": fit_ensemble,
+}
+
+
+def rule(params: DetectScore) -> Rule:
+    """How the settings have responses called, and parted into folds."""
+    threshold = None if params.threshold == "auto" else float(params.threshold)
+    return Rule({SCORE: threshold}, params.folds, params.fold_seed)
+
+
+def choose_heads(train: Responses, params: DetectScore) -> list[str]:
+    if params.heads == "auto":
+        return best_columns(train.ecs, 1 - train.label, params.top_n, params)
+    if params.heads == "all":
+        return _names(train.ecs)
+    names = list(dict.fromkeys("ecs_" + pair.replace(".", "_") for pair in params.heads.split(",")))
+    if missing := [name for name in names if name not in train.ecs]:
+        raise BadInput(
+            f"heads = {params.heads}: no column {missing[0]} in the records, which hold {len(train.ecs.columns)} heads"
+            f" from {train.ecs.columns[0]} to {train.ecs.columns[-1]}"
+        )
+    return names
+
+
+def best_columns(columns: pd.DataFrame, label: Ints, count: int, params: DetectScore) -> list[str]:
+    """The `count` columns that tell label 1 best on these spans, best first; earlier columns win ties."""
+    if params.select == "auc":
+        worth = statistics.column_aucs(label, columns.to_numpy())
+    else:
+        statistics.require_two_classes(label)
+        worth = mutual_info_classif(columns.to_numpy(), label, random_state=params.fold_seed)
+    return [str(columns.columns[i]) for i in np.argsort(-worth, kind="stable")[:count]]
+
+
+def _names(columns: pd.DataFrame) -> list[str]:
+    return [str(name) for name in columns]
+
+
+def _sum(columns: pd.DataFrame, names: list[str]) -> Floats:
+    return np.asarray(columns[names].to_numpy(np.float64).sum(axis=1), dtype=np.float64)
+
+
+def min_max(reference: Floats) -> Callable[[Floats], Floats]:
+    """Scale so that the reference spans 0 to 1; a constant reference scales to 0, and the audit names it."""
+    low, width = reference.min(), np.ptp(reference)
+    return lambda values: (values - low) / width if width > 0 else np.zeros_like(values)
