@@ -157,6 +157,10 @@ class Known(NamedTuple):
     groups: NDArray[Any]
 
 
+def _nothing_learnt() -> Judged[Any]:
+    return Judged({}, {}, ())
+
+
 @dataclass(frozen=True)
 class Judge(Generic[C]):
     """What can be said of the detectors of some cases; what cannot raises Undefined when it is asked for.
@@ -167,7 +171,7 @@ class Judge(Generic[C]):
     cases: C
     seen: C
     seed: int
-    judge: Callable[[], Judged[C]]
+    judge: Callable[[], Judged[C]] = _nothing_learnt
     given: Scores = field(default_factory=dict)
     absent: Callable[[str], str] = "no detector is called {}".format  # why there are no scores of a name
     _intervals: dict[tuple[str, Any], tuple[float, float]] = field(default_factory=dict)

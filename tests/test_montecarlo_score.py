@@ -327,7 +327,7 @@ def test_figures_are_drawn_without_pyplot(monkeypatch: pytest.MonkeyPatch) -> No
     Image.new("RGB", (8, 8)).save(stream, "PNG")
     frame = made(images=7).assign(thumbnail=stream.getvalue(), predicted_class="a", **{"class": "b"})
     figures = score(frame).figures
-    assert figures.keys() == {"scaling", "trials", "images", "error_rate"}
+    assert figures.keys() == {"scaling", "trials", "images", "error_rate", "roc", "precision_recall"}
     for draw in figures.values():
         image = io.BytesIO()
         draw().savefig(image, format="png", dpi=30)

@@ -8,24 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.arrays import Floats
+from experiments.pictures import NEGATIVE, POSITIVE, axes_of
 
-CERTAIN, UNCERTAIN = "#3b76af", "#c8553d"
+CERTAIN, UNCERTAIN = NEGATIVE, POSITIVE
 _COLUMNS = 10  # images in a row of the contact sheet
 _DECILES = 10
-
-
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    """A plain pair of axes on a figure of its own; pyplot's global state is never touched."""
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def scaling(table: pd.DataFrame, usable: Mapping[str, float], failed: Mapping[str, float]) -> Figure:
@@ -56,7 +47,7 @@ def scaling(table: pd.DataFrame, usable: Mapping[str, float], failed: Mapping[st
 
 def trials(u: Floats, title: str) -> Figure:
     """Each image's uncertainty in every trial (k, n) against the mean of its other trials."""
-    figure, axes = _axes(f"Do trials agree? {title}", "mean of the other trials", "one trial")
+    figure, axes = axes_of(f"Do trials agree? {title}", "mean of the other trials", "one trial")
     others = (u.sum(axis=0) - u) / (len(u) - 1)
     axes.scatter(others.ravel(), u.ravel(), s=6, alpha=max(0.05, min(0.5, 2000 / u.size)), color=CERTAIN, linewidths=0)
     ends = [float(u.min()), float(u.max())]
@@ -95,7 +86,7 @@ def _caption(row: pd.Series[Any]) -> str:
 
 def error_rate(uncertainty: Floats, wrong: Floats, title: str) -> Figure:
     """Share of wrong zero-shot answers in each tenth of the images, by uncertainty."""
-    figure, axes = _axes(
+    figure, axes = axes_of(
         f"Does uncertainty predict error? {title}", "tenth of the images, least certain last", "error rate"
     )
     tenths = [part for part in np.array_split(wrong[np.argsort(uncertainty, kind="stable")], _DECILES) if len(part)]

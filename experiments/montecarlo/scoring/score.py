@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 from sklearn.metrics import accuracy_score
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
+from experiments.judging import Judge, Words
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL, PREFIX
-from experiments.montecarlo.scoring import figures
 from experiments.montecarlo.scoring.metrics import FAILED, STATUSES, USABLE
 from experiments.montecarlo.scoring.params import MontecarloScore
-from harness.stage import BadInput, Records, Report, Undefined
+from harness.stage import BadInput, Late, Records, Report, Undefined
 
+_COLOURS = {"uncertainty": "#c8553d", "entropy": "#3b76af"}
+_FIGURES = "experiments.montecarlo.scoring.figures"
 _RESAMPLES = 2000
 _LIMIT = 10**6  # passes beyond which nobody goes
 
@@ -229,10 +233,8 @@ def held_out(train: Records, test: Records, params: MontecarloScore) -> Report:
 def _measure_reliability(
     report: Report, observed: Observed, trials: Trials, passes: int, params: MontecarloScore
 ) -> None:
-    interval = cache(lambda: trials.icc_interval(params.bootstrap_seed))
     report.measure("icc", lambda: trials.icc)
-    report.measure("icc_low", lambda: interval()[0])
-    report.measure("icc_high", lambda: interval()[1])
+    report.measure_ends("icc", lambda: trials.icc_interval(params.bootstrap_seed))
     _measure_trials(report, trials, "")
     rows = []
     for statistic in observed.statistics:
@@ -293,41 +295,66 @@ def _measure_scaling(report: Report, observed: Observed, params: MontecarloScore
         rows.append({"passes": each, **part.metrics})
     columns = ["passes", *USABLE, *(f"{name}_predicted" for name in USABLE)]  # also where one is undefined throughout
     report.tables["scaling"] = pd.DataFrame(rows, columns=columns)
-    report.figures["scaling"] = partial(figures.scaling, report.tables["scaling"], USABLE, FAILED)
+    report.figures["scaling"] = partial(Late(_FIGURES, "scaling"), report.tables["scaling"], USABLE, FAILED)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The images as cases: was the zero-shot answer wrong?"""
+
+    images: pd.DataFrame
+    words = Words("image", "image", "class", "wrong")
+    stratum = None
+
+    @property
+    def labels(self) -> Ints:
+        """1: wrong."""
+        return self.images["wrong"].to_numpy(np.int64)
+
+    @property
+    def groups(self) -> NDArray[Any]:
+        """Each image stands for itself."""
+        return self.images.index.to_numpy()
+
+    @property
+    def lengths(self) -> Floats:
+        """Images have none."""
+        raise Undefined("images have no length")
+
+    def take(self, rows: Ints) -> Answers:
+        """Some of them."""
+        return Answers(self.images.iloc[rows])
 
 
 def _measure_validity(
     report: Report, observed: Observed, trials: Trials, uncertainty: Floats, params: MontecarloScore
 ) -> None:
     """Does the uncertainty predict error, and better than the softmax of one plain pass?"""
-    images = observed.images
+    images, no_softmax = observed.images, "no classes were named, so there is no softmax"
 
     def known(name: str, why: str) -> Floats:
         if not observed.has(name):
             raise Undefined(why)
         return images[name].to_numpy(float)
 
-    def wrong() -> Ints:
-        return known("wrong", "the images have no labels").astype(np.int64)
+    @cache
+    def judge() -> Judge[Answers]:
+        known("wrong", "the images have no labels")
+        given = {"uncertainty": uncertainty}
+        given |= {"entropy": images["entropy"].to_numpy(float)} if observed.has("entropy") else {}
+        cases = Answers(images)
+        return Judge(cases, cases, params.bootstrap_seed, given=given, absent=lambda _: no_softmax)
 
-    def entropy() -> Floats:
-        return known("entropy", "no classes were named, so there is no softmax")
-
-    interval = cache(
-        lambda: statistics.auc_interval(wrong(), uncertainty, images.index.to_numpy(), params.bootstrap_seed)
-    )
-    report.measure("auroc_error", lambda: statistics.auc(wrong(), uncertainty))
-    report.measure("auroc_error_low", lambda: interval()[0])
-    report.measure("auroc_error_high", lambda: interval()[1])
-    report.measure("auroc_error_one_trial", lambda: statistics.column_aucs(wrong(), trials.u.T).mean())
-    report.measure("auroc_entropy", lambda: statistics.auc(wrong(), entropy()))
-    report.measure("spearman_entropy", lambda: statistics.spearman(uncertainty, entropy()))
-    report.measure(
-        "spearman_margin",
-        lambda: statistics.spearman(uncertainty, -known("margin", "no classes were named, so there is no softmax")),
-    )
-    report.measure("accuracy", lambda: accuracy_score(np.zeros(len(images)), wrong()))
+    report.measure("auroc_error", lambda: judge().auc("uncertainty"))
+    report.measure_ends("auroc_error", lambda: judge().interval("uncertainty"))
+    report.measure("auroc_error_one_trial", lambda: statistics.column_aucs(judge().cases.labels, trials.u.T).mean())
+    report.measure("auroc_entropy", lambda: judge().auc("entropy"))
+    report.measure("spearman_entropy", lambda: statistics.spearman(uncertainty, known("entropy", no_softmax)))
+    report.measure("spearman_margin", lambda: statistics.spearman(uncertainty, -known("margin", no_softmax)))
+    report.measure("accuracy", lambda: accuracy_score(np.zeros(len(images)), judge().cases.labels))
     report.measure("accuracy_prior", lambda: _commonest(known("label", "the images have no labels")))
+    if "auroc_error" in report.metrics:
+        judge().draw(report, [name for name in ("uncertainty", "entropy") if name in judge().given], _COLOURS)
 
 
 def _commonest(labels: Floats) -> float:
@@ -365,10 +392,10 @@ def _tabulate(report: Report, observed: Observed, trials: Trials, uncertainty: F
     images = observed.images[kept].assign(uncertainty=uncertainty, deviation=trials.u.std(axis=0, ddof=1))
     report.tables["images"] = images.sort_values("uncertainty", ascending=False, kind="stable").reset_index()
     title = f"{params.statistic}, T = {observed.passes[-1] if params.judged_passes == 'most' else params.judged_passes}"
-    report.figures["trials"] = partial(figures.trials, trials.u, title)
+    report.figures["trials"] = partial(Late(_FIGURES, "trials"), trials.u, title)
     if observed.has("thumbnail"):
         shown = observed.images.assign(uncertainty=uncertainty)
-        report.figures["images"] = partial(figures.contact_sheet, shown, title)
+        report.figures["images"] = partial(Late(_FIGURES, "contact_sheet"), shown, title)
     if observed.has("wrong"):
         wrong = observed.images["wrong"].to_numpy(float)
-        report.figures["error_rate"] = partial(figures.error_rate, uncertainty, wrong, title)
+        report.figures["error_rate"] = partial(Late(_FIGURES, "error_rate"), uncertainty, wrong, title)
