@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from harness.measuring.measure import Clock, Cost
+    from harness.measuring.clock import Clock, Cost
     from harness.running.journal import Journal
 
 Direction = Literal["maximize", "minimize", "none"]

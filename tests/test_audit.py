@@ -11,7 +11,7 @@ import pytest
 
 from experiments.detect import DETECT
 from experiments.detect.scoring.params import DetectScore
-from harness.measuring.measure import Clock, Cost
+from harness.measuring.clock import Clock, Cost
 from harness.running import audit
 from harness.stage import Finding, Metric, Records, Report
 

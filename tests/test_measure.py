@@ -20,8 +20,8 @@ import psutil
 import pytest
 import torch
 
-from harness.measuring import measure
-from harness.measuring.measure import Clock, Cost
+from harness.measuring import clock as measure
+from harness.measuring.clock import Clock, Cost
 
 MB = 2**20
 

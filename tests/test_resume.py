@@ -16,7 +16,7 @@ import pyarrow
 import pytest
 
 from experiments.detect import DETECT
-from harness.measuring.measure import Clock
+from harness.measuring.clock import Clock
 from harness.running import hardware, run
 from harness.running.journal import Journal, open_journal
 from harness.stage import BadInput

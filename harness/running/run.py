@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from harness.measuring.measure import Clock
+from harness.measuring.clock import Clock
 from harness.running import cache, hardware
 from harness.running.audit import audit, verdict
 from harness.running.journal import open_journal

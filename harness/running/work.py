@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pandas as pd
 
-from harness.measuring.measure import Clock, Cost, Reading
+from harness.measuring.clock import Clock, Cost, Reading
 from harness.stage import BadInput, Records
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.measuring.measure import Clock
+from harness.measuring.clock import Clock
 from harness.running import run
 from harness.stage import BadInput, Progress, Records, Undefined
 from harness.sweeping.engines import in_fresh_process
