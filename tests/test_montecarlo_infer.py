@@ -26,7 +26,7 @@ from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.bench import dropout as bench
 from experiments.montecarlo.inference import compute, images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
-from harness.measuring.clock import Cost
+from harness.measuring.cost import Cost
 from harness.running import hardware, run
 from harness.running.records import read_records
 from harness.stage import BadInput

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import Field, ValidationError
 
-from harness.measuring.clock import Cost
+from harness.measuring.cost import Cost
 from harness.stage import BadInput, Params, Stage, rule
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"

@@ -18,7 +18,9 @@ from experiments.detect.inference.encode import Encoded
 from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import language
-from harness.measuring.clock import Clock, Reading, peak_rss, reset_peak_rss
+from harness.measuring.clock import Clock
+from harness.measuring.cost import Reading
+from harness.measuring.memory import peak_rss, reset_peak_rss
 from harness.running.work import die_with_parent
 
 Compute = Callable[[list[Encoded]], list[Features]]
