@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import STAGES
 from harness.commands.arguments import parse
 from harness.commands.console import number, progress, show, show_conclusion, show_trials
+from harness.measuring import cost
 from harness.running import hardware, run
 from harness.running.records import write_records
 from harness.stage import BadInput, Remedy, Stage
@@ -223,7 +224,10 @@ def _advise(given: argparse.Namespace) -> int:
     for goal, (need, remedies) in found.items():
         print(f"\n{goal}: {need}")
         if goal == "quality":
-            searched = space.load(None, stage, {"peak_rss_gb": 0}).searched  # records cannot be searched for others
+            searched = space.load(
+                None, stage, cost.bounds(profile.match.device, 0, 0)
+            ).searched  # records cannot be searched for others
+            # Records cannot be searched for settings that decide others.
             again = "" if searched.keys() & stage.infer_params.model_fields.keys() else f" --records {given.run_id}"
             print(f"  python -m harness sweep {stage.name}{again}  (searches {', '.join(searched)})")
         for remedy in remedies:

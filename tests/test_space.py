@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiments import STAGES
+from harness.measuring import cost
 from harness.stage import BadInput
 from harness.sweeping import space
 from harness.sweeping.space import Range
@@ -31,7 +32,7 @@ def test_every_space_that_ships_fits_its_stage(path: Path) -> None:
     stage = next(stage for stage in STAGES if path.stem.startswith(stage.name))
     found = space.load(path.stem, stage, MEMORY)
     assert found.searched
-    assert set(found.objectives) <= {metric.name for metric in stage.metrics} | set(space.COST_DIRECTIONS)
+    assert set(found.objectives) <= {metric.name for metric in stage.metrics} | set(cost.directions())
 
 
 def test_every_stage_has_a_space_of_its_name() -> None:

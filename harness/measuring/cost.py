@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
-import numpy as np
+from harness.stage import Direction, Metric
 
 N = TypeVar("N", int, float)
+Bound = Literal["host", "device"]
 
 _GB = 2**30
 
@@ -71,10 +72,12 @@ class Cost:
     @classmethod
     def of(cls, readings: Sequence[Reading], hardware: str, device: str) -> Cost:
         """The sum of an inference's readings, of whatever session they are."""
-        latencies = np.asarray([each for reading in readings for each in reading.latencies] or [(0.0, 0)])
+        import numpy as np  # which those who only ask what figures there are need not wait for
+
+        latencies = np.asarray([batch for reading in readings for batch in reading.latencies] or [(0.0, 0)])
         counts = latencies[:, 1].astype(int)
-        each = np.repeat(1e3 * latencies[:, 0], counts) if counts.any() else np.zeros(1)
-        p50, p95, p99 = (float(p) for p in np.percentile(each, [50, 95, 99]))
+        of_samples = np.repeat(1e3 * latencies[:, 0], counts) if counts.any() else np.zeros(1)
+        p50, p95, p99 = (float(p) for p in np.percentile(of_samples, [50, 95, 99]))
         return cls(
             hardware=hardware,
             device=device,
@@ -96,28 +99,119 @@ class Cost:
         )
 
     def metrics(self) -> dict[str, float]:
-        """The figures a user compares, under the names they are logged by; a device's name follows a slash.
-
-        `batch_fill` is the share of useful tokens among those computed; what 1,000 samples take is told by part.
-        """
+        """The figures a user compares, under the names they are logged by; a device's or a part's follows a slash."""
         figures: dict[str, float] = {}
-        for name, value in asdict(self).items():
-            if name == "part_seconds":
-                figures |= {
-                    f"seconds_per_1000/{part}": 1000 * each / max(1, self.samples) for part, each in value.items()
-                }
-            elif isinstance(value, dict) and value:
-                figures |= {name: max(value.values())} | {f"{name}/{device}": gb for device, gb in value.items()}
-            elif isinstance(value, int | float):
-                figures[name] = float(value)
-        if self.samples and self.seconds > 0:
-            figures["samples_per_min"] = 60 * self.samples / self.seconds
-        if self.tokens and self.seconds > 0:
-            figures["tokens_per_s"] = self.tokens / self.seconds
-            figures["batch_fill"] = self.tokens / (self.tokens + self.padding)
-        else:
-            figures = {name: value for name, value in figures.items() if name not in {"tokens", "padding"}}
+        for figure in COSTS:
+            value = figure.of(self)
+            if isinstance(value, Mapping):
+                figures |= {f"{figure.name}/{part}" if part else figure.name: share for part, share in value.items()}
+            elif value is not None:
+                figures[figure.name] = float(value)
         return figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostMetric(Metric):
+    """A figure of a cost, and how it comes from one: a number, numbers by device or part, or None where it has none.
+
+    By the empty name such a mapping has the figure as a whole; without `whole` there is none.
+    `axis` says whether leaderboards draw quality against it, `bound` whose memory bounds it, `devices` those on
+    which it is measured (none named: on all).
+    """
+
+    of: Callable[[Cost], float | Mapping[str, float] | None]
+    whole: bool = True
+    axis: bool = False
+    bound: Bound | None = None
+    devices: tuple[str, ...] = ()
+
+    def measured_on(self, device: str) -> bool:
+        """Whether a run on that device has it."""
+        return not self.devices or device in self.devices
+
+
+def directions() -> dict[str, Direction]:
+    """Which way each figure that can be searched and ranked by is better."""
+    return {figure.name: figure.direction for figure in COSTS if figure.whole}
+
+
+def bounds(device: str, host_gb: float, device_gb: float) -> dict[str, float]:
+    """What of a machine bounds figures of a cost, by name: its memory in GiB, and that of one device."""
+    memory = {"host": host_gb, "device": device_gb}
+    return {each.name: memory[each.bound] for each in COSTS if each.bound and each.measured_on(device)}
+
+
+def _highest_and_each(sizes: Mapping[str, float]) -> dict[str, float]:
+    return {"": max(sizes.values())} | dict(sizes) if sizes else {}
+
+
+def _known(cost: Cost, count: int, figure: Callable[[], float]) -> float | None:
+    """A figure that only what was counted has, in time that went by."""
+    return figure() if count and cost.seconds > 0 else None
+
+
+COSTS = (
+    CostMetric("samples", "count", "none", "samples computed", of=lambda cost: cost.samples),
+    CostMetric("seconds", "s", "minimize", "wall time of all samples, warm-up left out", of=lambda cost: cost.seconds),
+    CostMetric(
+        "warmup_seconds", "s", "minimize", "loading, and what only the first sample pays for",
+        of=lambda cost: cost.warmup_seconds,
+    ),
+    CostMetric(
+        "latency_p50_ms", "ms", "minimize", "median of the samples' shares of their batches' time",
+        of=lambda cost: cost.latency_p50_ms,
+    ),
+    CostMetric(
+        "latency_p95_ms", "ms", "minimize", "95th percentile of the same", of=lambda cost: cost.latency_p95_ms
+    ),
+    CostMetric(
+        "latency_p99_ms", "ms", "minimize", "99th percentile of the same", of=lambda cost: cost.latency_p99_ms
+    ),
+    CostMetric("batches", "count", "none", "batches computed", of=lambda cost: cost.batches),
+    CostMetric(
+        "tokens", "count", "none", "tokens of every sample: one that several share counts for each",
+        of=lambda cost: _known(cost, cost.tokens, lambda: cost.tokens),
+    ),
+    CostMetric(
+        "padding", "count", "minimize", "tokens computed beside the useful ones",
+        of=lambda cost: _known(cost, cost.tokens, lambda: cost.padding),
+    ),
+    CostMetric(
+        "peak_rss_gb", "GiB", "minimize", "highest resident memory of all processes together",
+        of=lambda cost: cost.peak_rss_gb, axis=True, bound="host",
+    ),
+    CostMetric(
+        "rss_before_gb", "GiB", "minimize", "resident memory before the model was loaded",
+        of=lambda cost: cost.rss_before_gb,
+    ),
+    CostMetric(
+        "peak_device_gb", "GiB", "minimize", "highest memory of a device that its allocator has handed out",
+        of=lambda cost: _highest_and_each(cost.peak_device_gb), axis=True, bound="device", devices=("cuda", "mps"),
+    ),
+    CostMetric(
+        "process_device_gb", "GiB", "minimize", "highest memory of a device that the driver says our processes hold",
+        of=lambda cost: _highest_and_each(cost.process_device_gb), devices=("cuda",),
+    ),
+    CostMetric("sessions", "count", "none", "processes that made the records", of=lambda cost: cost.sessions),
+    CostMetric(
+        "seconds_per_1000", "s", "minimize", "what 1,000 samples take of each part of the stage",
+        of=lambda cost: {part: 1000 * each / max(1, cost.samples) for part, each in cost.part_seconds.items()},
+        whole=False,
+    ),
+    CostMetric(
+        "samples_per_min", "1/min", "maximize", "samples a minute of wall time",
+        of=lambda cost: _known(cost, cost.samples, lambda: 60 * cost.samples / cost.seconds), axis=True,
+    ),
+    CostMetric(
+        "tokens_per_s", "1/s", "maximize", "tokens a second of wall time",
+        of=lambda cost: _known(cost, cost.tokens, lambda: cost.tokens / cost.seconds),
+    ),
+    CostMetric(
+        "batch_fill", "share", "maximize", "useful tokens among those computed",
+        of=lambda cost: _known(cost, cost.tokens, lambda: cost.tokens / (cost.tokens + cost.padding)),
+    ),
+)  # fmt: skip
+"""Every figure of a cost; from here alone follow its metric, and that it can be searched, ranked and bounded."""
 
 
 def highest(peaks: Iterable[Mapping[str, N]]) -> dict[str, N]:

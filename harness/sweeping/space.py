@@ -10,14 +10,14 @@ import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from pydantic import Field, ValidationError
 
-from harness.measuring.cost import Cost
+from harness.measuring import cost
 from harness.stage import BadInput, Params, Stage, rule
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
@@ -178,7 +178,7 @@ class _Reader:
         self._path, self._node, self._stage = path, node, stage
         models: tuple[type[Params], ...] = (stage.infer_params, stage.score_params)
         self._models = {name: model for model in models for name in model.model_fields}
-        self._directions = {metric.name: metric.direction for metric in stage.metrics} | COST_DIRECTIONS
+        self._directions = {metric.name: metric.direction for metric in stage.metrics} | cost.directions()
 
     def fail(self, place: tuple[Any, ...], message: str) -> NoReturn:
         raise BadInput(f"space {self._path.name}, line {self.line(place)}: {message}")
@@ -306,10 +306,3 @@ def _members(annotation: Any) -> set[Any]:
     """The plain types that a field's annotation allows."""
     parts = typing.get_args(annotation)
     return {annotation} if not parts else {each for part in parts for each in _members(part)}
-
-
-_RATES = ("samples_per_min", "tokens_per_s")
-_NUMBERS = tuple(
-    field.name for field in fields(Cost) if field.name not in {"hardware", "device", "samples", "sessions"}
-)
-COST_DIRECTIONS = dict.fromkeys(_RATES, "maximize") | dict.fromkeys(_NUMBERS, "minimize")

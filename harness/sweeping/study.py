@@ -29,7 +29,9 @@ from scipy.stats import qmc
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.measuring import cost
 from harness.running import cache, code, run
+from harness.running.dominance import undominated
 from harness.stage import BadInput, Progress
 from harness.sweeping import space
 from harness.sweeping.engines import Engine
@@ -155,10 +157,9 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
     base = resolve({name: value for name, value in given.items() if name not in mine})
     stage = base.stage
     options = run.validate(SweepOptions, stage, mine, dict.fromkeys(mine, "given"))
-    memory = {"peak_rss_gb": round(psutil.virtual_memory().total / 2**30)}
-    if base.profile.match.device == "cuda":
-        memory["peak_device_gb"] = round(base.machine.memory_gb)
-    found = space.load(options.space, stage, memory, options.sampler)
+    host_gb = round(psutil.virtual_memory().total / 2**30)
+    bounds = cost.bounds(base.profile.match.device, host_gb, round(base.machine.memory_gb))
+    found = space.load(options.space, stage, bounds, options.sampler)
     for name in ("report", "save_records", "profile"):
         if name in given:
             raise BadInput(f"{name} = {given[name]}: a sweep writes no such file; it logs sweep.json and trials.csv")
@@ -194,11 +195,15 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
 
 def _require_costs(plan: run.Plan, found: Space) -> None:
     """Refuse objectives and bounds that nothing here can measure."""
-    for name in (*found.objectives, *(each.metric for each in found.constraints)):
-        if name in space.COST_DIRECTIONS and plan.infer is None:
-            raise BadInput(f"space {found.name}: {name} is measured by running the model, which records= does not")
-        if name == "peak_device_gb" and plan.profile.match.device != "cuda":
-            raise BadInput(f"space {found.name}: {name} is not measured on {plan.profile.tag}; peak_rss_gb is")
+    wanted, device = {*found.objectives, *(each.metric for each in found.constraints)}, plan.profile.match.device
+    for figure in (figure for figure in cost.COSTS if figure.name in wanted):
+        if plan.infer is None:
+            raise BadInput(
+                f"space {found.name}: {figure.name} is measured by running the model, which records= does not"
+            )
+        if not figure.measured_on(device):
+            others = " and ".join(cost.bounds(device, 0, 0))
+            raise BadInput(f"space {found.name}: {figure.name} is not measured on {plan.profile.tag}; {others} is")
 
 
 class Study:
@@ -548,15 +553,8 @@ def pareto(trials: Sequence[Trial], sweep: Sweep) -> list[Trial]:
     able = [trial for trial in trials if trial.feasible]
     if not able:
         return []
-    losses = _losses(able, sweep)
-    front = []
-    for i, own in enumerate(losses):
-        no_worse = (losses <= own).all(axis=1)
-        better = no_worse & (losses < own).any(axis=1)
-        earlier = no_worse & (np.arange(len(able)) < i)
-        if not better.any() and not earlier.any():
-            front.append(able[i])
-    return front
+    kept = undominated(_losses(able, sweep), equals=False)
+    return [trial for trial, best in zip(able, kept, strict=True) if best]
 
 
 def table(trials: Sequence[Trial], sweep: Sweep) -> pd.DataFrame:
