@@ -96,13 +96,14 @@ def _stage(name: str) -> Stage[Any, Any]:
 def _sweep(given: argparse.Namespace) -> int:
     """Search a stage's settings, go on with the study where there is one, and score the winner on the holdout."""
     from harness.sweeping import conclusion as conclude  # optuna takes a second to import
-    from harness.sweeping import study as sweep
+    from harness.sweeping import front, pictures, planning
+    from harness.sweeping.study import opened
     from harness.tracking.runs import Children, tracked
 
     stage = _stage(given.stage)
-    planned = sweep.prepare(_settings(given), lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
+    planned = planning.prepare(_settings(given), lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
     with (
-        sweep.opened(planned) as (study, why),
+        opened(planned) as (study, why),
         tracked(stage.name, "study", study.parent, f"sweep {planned.name}") as tracked_run,
     ):
         study.parent = tracked_run.run_id
@@ -118,8 +119,8 @@ def _sweep(given: argparse.Namespace) -> int:
         finally:
             children.close()
         trials = study.trials()
-        conclusion = conclude.conclude(planned, trials, study.look(len(trials)), progress)
-        children.mark("pareto", {trial.number for trial in sweep.pareto(trials, planned)})
+        conclusion = conclude.conclude(planned, trials, study.evaluator, study.look(len(trials)), progress)
+        children.mark("pareto", {trial.number for trial in front.pareto(trials, planned)})
         children.mark("winner", {conclusion.winner.number} if conclusion.winner else set())
         chosen = conclusion.winner.params if conclusion.winner else {}
         best = {f"best.{name}": str(value) for name, value in chosen.items()}
@@ -128,14 +129,16 @@ def _sweep(given: argparse.Namespace) -> int:
             conclusion.metrics,
             planned.tags() | best | {"kind": "study", "note": _summary(conclusion)},
             conclusion.findings,
-            sweep.table(trials, planned),
+            front.table(trials, planned),
         )
         texts = {
             "sweep.json": json.dumps(conclusion.as_json(planned, trials), indent=2),
             "search_space.yaml": planned.space.text,
         }
         drawn = conclusion.selection.figures if conclusion.selection else {}
-        tracked_run.record_files({**sweep.figures(study), **drawn}, texts | {"figures.html": sweep.interactive(study)})
+        tracked_run.record_files(
+            {**pictures.figures(study), **drawn}, texts | {"figures.html": pictures.interactive(study)}
+        )
         show_trials(planned, trials)
         show_conclusion(conclusion)
         print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")

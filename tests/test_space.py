@@ -13,8 +13,8 @@ from experiments import STAGES
 from harness.measuring import cost
 from harness.stage import BadInput
 from harness.sweeping import space
+from harness.sweeping.asking import at, distribution
 from harness.sweeping.space import Range
-from harness.sweeping.study import _at, _distribution
 
 (DETECT,) = [stage for stage in STAGES if stage.name == "detect"]
 MEMORY = {"peak_rss_gb": 16.0}
@@ -117,15 +117,15 @@ RANGES = st.one_of(
 
 @given(RANGES, st.floats(0, 1))
 def test_every_value_of_a_range_is_one_that_optuna_takes(field: Range, unit: float) -> None:
-    distribution = _distribution(field)
-    for value in [_at(field, unit), *(field.points() or [])]:
-        assert distribution._contains(distribution.to_internal_repr(value))
-    assert _at(field, 0.0) == pytest.approx(field.low)
-    assert _at(field, 1.0) == pytest.approx(field.high)
+    of_optuna = distribution(field)
+    for value in [at(field, unit), *(field.points() or [])]:
+        assert of_optuna._contains(of_optuna.to_internal_repr(value))
+    assert at(field, 0.0) == pytest.approx(field.low)
+    assert at(field, 1.0) == pytest.approx(field.high)
 
 
 def test_a_range_is_of_the_kind_of_its_setting_whatever_its_numbers_look_like(tmp_path: Path) -> None:
     text = "stage: detect\nfields:\n  alpha: {low: 0, high: 2}\n  top_n: {low: 1.0, high: 7.0}\n"
     searched = load(tmp_path, text).searched
-    assert isinstance(_distribution(searched["alpha"]), FloatDistribution)
-    assert isinstance(_distribution(searched["top_n"]), IntDistribution)
+    assert isinstance(distribution(searched["alpha"]), FloatDistribution)
+    assert isinstance(distribution(searched["top_n"]), IntDistribution)

@@ -23,9 +23,11 @@ from experiments.detect import DETECT
 from harness.__main__ import main
 from harness.running import hardware, run
 from harness.stage import BadInput
-from harness.sweeping import study as sweep
-from harness.sweeping import trial
+from harness.sweeping import planning, study, trial
 from harness.sweeping.engines import InProcess, in_fresh_process
+from harness.sweeping.planning import Sweep
+from harness.sweeping.study import opened
+from harness.sweeping.trial import Evaluator, Objective, Trial
 from tests import tiny
 
 SPACE = """
@@ -130,20 +132,20 @@ def conduct(storage: str, options: dict[str, str], killed_after: int | None) -> 
     """Run a study without tracking, once broken off after some trials where asked for: how many it has in the end."""
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "storage": storage} | options
     for limit in ([killed_after] if killed_after else []) + [10**6]:
-        planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
-        ended: list[sweep.Trial] = []
+        planned = planning.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+        ended: list[Trial] = []
 
-        def report(trial: sweep.Trial, limit: int = limit, ended: list[sweep.Trial] = ended) -> None:
+        def report(trial: Trial, limit: int = limit, ended: list[Trial] = ended) -> None:
             ended.append(trial)
             if len(ended) >= limit:
                 raise KeyboardInterrupt
 
-        with sweep.opened(planned) as (study, _):
+        with opened(planned) as (held, _):
             try:
-                study.conduct(InProcess(), Silent, report)
+                held.conduct(InProcess(), Silent, report)
             except KeyboardInterrupt:
                 continue
-            return len(study.trials())
+            return len(held.trials())
     raise AssertionError
 
 
@@ -258,23 +260,23 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(place: Path) -> None
 
     class Deadly(InProcess):
         def submit(self, function: Any, *arguments: Any) -> Any:
-            (settings,) = arguments[1]
+            (settings,) = arguments[0]
             if settings == deadly:
                 raise SystemExit  # as if killed: nothing more is written
             return super().submit(function, *arguments)
 
-    def planned() -> sweep.Sweep:
-        return sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    def planned() -> Sweep:
+        return planning.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
 
     deadly: dict[str, Any] = {}
-    with sweep.opened(planned()) as (study, _):
-        study.conduct(InProcess(), Silent, lambda trial: None)
-        deadly = study.trials()[2].params
+    with opened(planned()) as (held, _):
+        held.conduct(InProcess(), Silent, lambda trial: None)
+        deadly = held.trials()[2].params
     Path("optuna.db").unlink()
     for attempt in range(3):
-        with sweep.opened(planned()) as (study, _):
+        with opened(planned()) as (held, _):
             try:
-                study.conduct(Deadly(), Silent, lambda trial: None)
+                held.conduct(Deadly(), Silent, lambda trial: None)
             except SystemExit:
                 assert attempt < 2
     reasons = [each.user_attrs.get("reason") for each in stored(place)]
@@ -320,7 +322,7 @@ def test_a_changed_space_is_a_new_study_and_says_why(place: Path, capsys: pytest
 def test_a_study_of_a_newer_version_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words("--trials=2")) == 0
     (name,) = optuna.get_all_study_names("sqlite:///optuna.db")
-    optuna.load_study(study_name=name, storage="sqlite:///optuna.db").set_user_attr("version", sweep.VERSION + 1)
+    optuna.load_study(study_name=name, storage="sqlite:///optuna.db").set_user_attr("version", study.VERSION + 1)
     assert main(words("--trials=4")) == 2
     assert "made by a newer version of rigsweep" in capsys.readouterr().err
     assert len(stored(place)) == 2
@@ -378,9 +380,9 @@ def test_inference_settings_stay_while_the_rest_is_tried(place: Path) -> None:
 
 def test_a_second_process_is_told_that_the_study_is_held(place: Path) -> None:
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3"}
-    planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    planned = planning.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
     start = time.monotonic()
-    with sweep.opened(planned), pytest.raises(BadInput, match="is being run already"), sweep.opened(planned):
+    with opened(planned), pytest.raises(BadInput, match="is being run already"), opened(planned):
         raise AssertionError
     assert time.monotonic() - start < 10
 
@@ -397,7 +399,7 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
 def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None:
     code = "import sys; from harness.__main__ import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words("--trials=100000")]
-    folder = Path(sweep.__file__).parents[2]
+    folder = Path(study.__file__).parents[2]
     variables = os.environ | {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(
@@ -425,15 +427,15 @@ def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None
 
 def test_an_inference_that_is_killed_for_want_of_memory_is_a_failed_trial(place: Path) -> None:
     plan = run.resolve(DETECT, {"records": "features.parquet"}, hardware.load_profiles())
-    task = trial.Task("study", plan, 0.3, ("auc",), apart=True)
+    evaluator = Evaluator(Objective(plan, 0.3, ("auc",), apart=True))
 
     def die(_: Any) -> Any:
         return in_fresh_process(os.abort)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "_infer", die)
+        patch.setattr(trial, "infer", die)
         patch.setattr(trial, "in_fresh_process", lambda function, plan: function(plan))
-        (outcome,) = trial.evaluate(task, [{"alpha": 1.0}], Silent)
+        (outcome,) = evaluator.evaluate([{"alpha": 1.0}], Silent)
     assert outcome.metrics == {}
     assert outcome.reason == "the process of its inference was killed, most likely for want of memory"
 
@@ -444,13 +446,13 @@ def test_an_interruption_is_not_held_against_a_trial(place: Path) -> None:
             raise KeyboardInterrupt
 
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "trials": "4", "sampler": "random"}
-    planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    planned = planning.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
     for _ in range(5):
-        with sweep.opened(planned) as (study, _), pytest.raises(KeyboardInterrupt):
-            study.conduct(Interrupted(), Silent, lambda trial: None)
-    with sweep.opened(planned) as (study, _):
-        study.conduct(InProcess(), Silent, lambda trial: None)
-        assert all(trial.values for trial in study.trials())
+        with opened(planned) as (held, _), pytest.raises(KeyboardInterrupt):
+            held.conduct(Interrupted(), Silent, lambda trial: None)
+    with opened(planned) as (held, _):
+        held.conduct(InProcess(), Silent, lambda trial: None)
+        assert all(trial.values for trial in held.trials())
 
 
 def test_a_study_that_has_grown_shows_its_last_state_only(place: Path) -> None:

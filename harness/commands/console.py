@@ -13,7 +13,8 @@ from harness.stage import Finding
 
 if TYPE_CHECKING:
     from harness.sweeping.conclusion import Conclusion
-    from harness.sweeping.study import Sweep, Trial
+    from harness.sweeping.planning import Sweep
+    from harness.sweeping.trial import Trial
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
@@ -73,7 +74,7 @@ def show(result: run.Result) -> None:
 
 
 def show_trials(planned: Sweep, trials: list[Trial]) -> None:
-    from harness.sweeping.study import pareto
+    from harness.sweeping.front import pareto
 
     failed = sum(trial.values is None for trial in trials)
     more = "; the same command goes on from here" if len(trials) < planned.total else ""
