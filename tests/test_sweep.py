@@ -427,14 +427,15 @@ def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None
 
 def test_an_inference_that_is_killed_for_want_of_memory_is_a_failed_trial(place: Path) -> None:
     plan = run.resolve(DETECT, {"records": "features.parquet"}, hardware.load_profiles())
-    evaluator = Evaluator(Objective(plan, 0.3, ("auc",), apart=True))
+    evaluator = Evaluator(Objective(plan, 0.3, ("auc",), varied=True))
 
-    def die(_: Any) -> Any:
+    def die(*_: Any) -> Any:
         return in_fresh_process(os.abort)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "infer", die)
-        patch.setattr(trial, "in_fresh_process", lambda function, plan: function(plan))
+        patch.setattr(trial, "in_fresh_process", lambda function, *arguments: function(*arguments))
+        patch.setattr(run, "find", lambda *_, **__: ("key", {}, None))
         (outcome,) = evaluator.evaluate([{"alpha": 1.0}], Silent)
     assert outcome.metrics == {}
     assert outcome.reason == "the process of its inference was killed, most likely for want of memory"
@@ -492,3 +493,65 @@ def test_what_failed_for_a_reason_of_inference_is_not_tried_with_the_same_settin
     assert {each.params["extract_heads"] for each in trials} == {"all", "9.9"}
     for each in trials:
         assert (each.state == optuna.trial.TrialState.FAIL) == (each.params["extract_heads"] == "9.9")
+
+
+# --- whose records a sweep uses ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def searched(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The precisions that models ran with, in processes of their own, for sweeps over two of them."""
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(place / "cache"))
+    tiny.save_llama(place / "model")
+    tiny.write_jsonl(place / "data.jsonl", tiny.samples(24))
+    ran: list[str] = []
+
+    def counted(function: Any, plan: Any, apart: bool) -> Any:
+        ran.append(plan.infer.precision)
+        return function(plan, apart)
+
+    monkeypatch.setattr(trial, "in_fresh_process", counted)
+    return ran
+
+
+MODEL = ["--model=model", "--dataset=data.jsonl", "--folds=2"]
+PRECISIONS = """
+stage: detect
+fields:
+  precision: [fp32, bf16]
+objectives:
+  auc: maximize
+sampler: grid
+"""
+
+
+def sweep_precisions(place: Path, space: str = PRECISIONS) -> list[Any]:
+    (place / "own.yaml").write_text(space)
+    assert main(["sweep", "detect", "--space=own.yaml", *MODEL]) == 0
+    return runs("trial")
+
+
+def test_a_sweep_of_quality_uses_the_records_of_single_runs_and_they_use_its(place: Path, searched: list[str]) -> None:
+    assert main(["detect", *MODEL, "--precision=bf16"]) == 0
+    sweep_precisions(place)
+    assert searched == ["fp32"]
+    assert main(["detect", *MODEL, "--precision=fp32"]) == 0
+    replayed = {run.data.params["precision"]: run.data.tags["replayed"] for run in runs("run")}
+    assert replayed == {"bf16": "false", "fp32": "true"}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "objectives:\n  auc: maximize\n  seconds: minimize",
+        "constraints: [peak_rss_gb <= hardware]\nobjectives:\n  auc: maximize",
+    ],
+)
+def test_a_sweep_of_cost_measures_anew(place: Path, searched: list[str], wanted: str) -> None:
+    assert main(["detect", *MODEL, "--precision=bf16"]) == 0
+    children = sweep_precisions(place, PRECISIONS.replace("objectives:\n  auc: maximize", wanted))
+    assert searched == ["fp32", "bf16"]
+    (alone,) = runs("run")
+    (swept,) = [child for child in children if child.data.params["precision"] == "bf16"]
+    assert swept.data.metrics["seconds"] != alone.data.metrics["seconds"]
+    assert swept.data.metrics["auc"] > 0

@@ -196,29 +196,46 @@ def obtain(
     plan: Plan, progress: Progress, clock: Clock, *, apart: bool = False
 ) -> tuple[Records, dict[str, str], bool]:
     """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
-    use = "off" if plan.options.profile else plan.options.cache
     if plan.infer is None:
         with clock.spending("io"):
             records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
             require_sound(records)
         return records, digests, True
+    key, digests, kept = find(plan, clock, apart=apart)
+    if kept:
+        return kept, digests, True
+    return _infer(plan, key, digests, progress, clock), digests, False
+
+
+def find(plan: Plan, clock: Clock, *, apart: bool = False) -> tuple[str, dict[str, str], Records | None]:
+    """The key of a plan's records, the digests of what they are made from, and the records if the cache may give them.
+
+    `apart` means records whose cost was measured in a process of its own, which takes less memory.
+    """
+    assert plan.infer is not None
     with clock.spending("setup"):  # libraries are imported on the way
         digests = dict(plan.stage.inputs(plan.infer))
-        surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})  # whose memory is less
-        name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
+        surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})
+        key = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
+    if plan.options.cache != "use" or plan.options.profile:
+        return key, digests, None
     with clock.spending("io"):
-        if use == "use" and (kept := cache.find(name)):
-            return kept, digests, True
+        return key, digests, cache.find(key)
+
+
+def _infer(plan: Plan, key: str, digests: dict[str, str], progress: Progress, clock: Clock) -> Records:
+    assert plan.infer is not None
+    use = "off" if plan.options.profile else plan.options.cache
     plan.profile.apply()
-    with open_journal(None if use == "off" else name, fresh=use == "refresh") as journal, clock.sampling():
+    with open_journal(None if use == "off" else key, fresh=use == "refresh") as journal, clock.sampling():
         context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, clock, journal, progress)
         records = plan.stage.infer(plan.infer, context)
         require_sound(records)
         records.origin.update(infer=plan.infer.model_dump(), digests=digests)
         if use != "off":
             with clock.spending("io"):
-                cache.keep(name, records)
-    return records, digests, False
+                cache.keep(key, records)
+    return records
 
 
 def input_digests(plan: Plan) -> dict[str, str]:

@@ -68,7 +68,7 @@ class Sweep:
     def objective(self) -> Objective:
         """What trials have in common; they must yield the objectives and what constraints bound."""
         wanted = (*self.space.objectives, *(each.metric for each in self.space.constraints))
-        return Objective(self.plan, self.options.holdout, wanted, apart=bool(self.slow))
+        return Objective(self.plan, self.options.holdout, wanted, varied=bool(self.slow))
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:

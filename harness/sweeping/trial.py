@@ -77,18 +77,23 @@ class Trial:
 class Objective:
     """What the trials of a study have in common: the plan that they vary, the share held out, the metrics wanted.
 
-    With `apart` every inference has a process of its own, because what it takes is to be compared.
+    Where settings of inference are `varied`, every inference has a process of its own, whose memory may run out.
     """
 
     plan: run.Plan
     holdout: float
     wanted: tuple[str, ...]
-    apart: bool
+    varied: bool
 
     @property
     def quality(self) -> list[str]:
         """Of what is wanted, the metrics that scoring yields; the others are costs."""
         return [name for name in self.wanted if name in {metric.name for metric in self.plan.stage.metrics}]
+
+    @property
+    def apart(self) -> bool:
+        """Whether what inferences take is compared, so that only those that began alike will do."""
+        return self.varied and len(self.quality) < len(self.wanted)
 
     @property
     def quick(self) -> bool:
@@ -139,9 +144,10 @@ class Evaluator:
         return self._kept[key]
 
     def _obtain(self, plan: run.Plan, progress: Progress) -> Records:
-        if self.objective.apart:
-            return in_fresh_process(infer, plan)
-        return run.obtain(plan, progress, Clock())[0]
+        if not self.objective.varied:
+            return run.obtain(plan, progress, Clock())[0]
+        apart = self.objective.apart
+        return run.find(plan, Clock(), apart=apart)[2] or in_fresh_process(infer, plan, apart)
 
     def _require_one_holdout(self, plan: run.Plan, seen: Records, held_out: Records | None) -> None:
         """Refuse to search settings that select data: what one trial sees would be held out from another."""
@@ -171,9 +177,9 @@ class Evaluator:
         return [_outcome(self.objective, metrics | cost, undefined, seconds) for metrics, undefined in scored]
 
 
-def infer(plan: run.Plan) -> Records:
-    """The plan's records, measured where nothing else was loaded before."""
-    return run.obtain(plan, lambda *_: nullcontext(lambda *_: None), Clock(), apart=True)[0]
+def infer(plan: run.Plan, apart: bool) -> Records:
+    """The plan's records, where no bar can be shown."""
+    return run.obtain(plan, lambda *_: nullcontext(lambda *_: None), Clock(), apart=apart)[0]
 
 
 def _inference(plan: run.Plan) -> str:
