@@ -11,10 +11,12 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiments import STAGES
 from harness.measuring import cost
+from harness.running import cache, hardware, run
 from harness.stage import BadInput
 from harness.sweeping import space
 from harness.sweeping.asking import at, distribution
 from harness.sweeping.space import Range
+from harness.sweeping.trial import with_settings
 
 (DETECT,) = [stage for stage in STAGES if stage.name == "detect"]
 MEMORY = {"peak_rss_gb": 16.0}
@@ -93,7 +95,7 @@ def test_a_mistake_names_its_line_and_what_is_allowed(tmp_path: Path, text: str,
 
 def test_a_space_that_does_not_exist_is_named_with_those_that_do() -> None:
     with pytest.raises(
-        BadInput, match=r"space = detect-wied: no such search space; .*detect-wide.*did you mean detect-wide"
+        BadInput, match=r"space = detect-wied: no such search space, nor a .yaml file; did you mean detect-wide\?"
     ):
         space.load("detect-wied", DETECT, MEMORY)
 
@@ -103,6 +105,31 @@ def test_the_bound_of_the_hardware_is_its_memory(tmp_path: Path) -> None:
     memory, f1 = load(tmp_path, text).constraints
     assert (memory.excess(17), memory.excess(15)) == (1, -1)
     assert (f1.excess(0.4) > 0, f1.excess(0.6) > 0) == (True, False)
+
+
+def test_equal_spaces_have_equal_digests_however_their_values_are_written(tmp_path: Path) -> None:
+    text = "stage: detect\nfields:\n  alpha: [{}]\n  m: {}\n  top_n: {{low: {}, high: 7}}\n"
+    whole, parts = (load(tmp_path, text.format(*values)) for values in (("0, 1", "1", "1"), ("0.0, 1.0", "1.0", "1.0")))
+    assert whole.digest == parts.digest
+    assert [type(value) for value in (*whole.searched["alpha"], whole.fixed["m"])] == [float] * 3
+    with pytest.raises(BadInput, match=r"alpha: 1\.0 stands there twice"):
+        load(tmp_path, text.format("1, 1.0", "1", "1"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_sweep_over_a_space_that_ships_leaves_the_key_of_default_records_as_it_is(path: Path) -> None:
+    stage = next(stage for stage in STAGES if path.stem.startswith(stage.name))
+    found = space.load(path.stem, stage, MEMORY)
+    plan = run.resolve(stage, {}, hardware.load_profiles())
+    assert plan.infer is not None
+    scoring = {name: next(iter(field)) for name, field in found.searched.items() if isinstance(field, tuple)}
+    settings = {
+        name: value for name, value in (scoring | found.fixed).items() if name in stage.score_params.model_fields
+    }
+    trial = with_settings(plan, settings)
+    assert trial.infer is not None
+    keys = {cache.key(stage, half, {}, 0, {}) for half in (plan.infer, trial.infer)}
+    assert len(keys) == 1
 
 
 RANGES = st.one_of(

@@ -105,37 +105,56 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
     host_gb = round(psutil.virtual_memory().total / 2**30)
     bounds = cost.bounds(base.profile.match.device, host_gb, round(base.machine.memory_gb))
     found = space.load(options.space, stage, bounds, options.sampler)
-    for name in ("report", "save_records", "profile"):
-        if name in given:
-            raise BadInput(f"{name} = {given[name]}: a sweep writes no such file; it logs sweep.json and trials.csv")
-    if twice := [name for name in given if name in found.searched]:
-        raise BadInput(f"{twice[0]} = {given[twice[0]]}: the space {found.name} searches it; give one or the other")
-    if base.infer is None and (useless := [n for n in found.searched if n in stage.infer_params.model_fields]):
-        raise BadInput(f"records = {base.options.records}: {useless[0]} decides records, so it cannot be searched")
-    fixed = {name: value for name, value in found.fixed.items() if name not in given}
-    plan = with_settings(base, fixed)
-    size = found.size()
-    if found.sampler == "grid" and size is not None and size > options.trials:
-        raise BadInput(f"trials = {options.trials}: the grid {found.name} has {size} points; trials={size}, or random")
-    asking.sampler(found, {}, 0, 0)  # its options, too, are looked at now
+    _require_fit(given, base, found, options)
+    plan = with_settings(base, {name: value for name, value in found.fixed.items() if name not in given})
     _require_costs(plan, found)
-    digests = run.input_digests(plan)
-    for name in found.searched.keys() & stage.infer_params.model_fields.keys():
-        for i, value in enumerate(choices if isinstance(choices := found.searched[name], tuple) else ()):
-            other = with_settings(plan, {name: value})
-            assert other.infer is not None
-            digests |= {
-                f"{key}.{name}.{i}": each for key, each in stage.inputs(other.infer).items() if each != digests[key]
-            }
+    digests = _digests(plan, found)
     identity = {
         "space": found.digest,
         "data": run.digest(digests),
-        "settings": run.digest({name: value for name, value in plan.settings.items() if name not in found.searched}),
+        "settings": run.digest({name: value for name, value in _canonical(plan).items() if name not in found.searched}),
         "code": code.digest(f"{stage.package}.inference", f"{stage.package}.scoring"),
         "holdout": str(options.holdout),
         "hardware": plan.profile.tag,
     }
     return Sweep(plan, found, options, digests, identity, frozenset(given))
+
+
+def _canonical(plan: run.Plan) -> dict[str, Any]:
+    """Every setting that decides what a trial yields, in the form that digests are made of."""
+    halves = [half.canonical() for half in (plan.infer, plan.score) if half is not None]
+    return {name: value for half in halves for name, value in half.items()} | {
+        "records": plan.options.records,
+        "seed": plan.options.seed,
+    }
+
+
+def _digests(plan: run.Plan, found: Space) -> dict[str, str]:
+    """What the records are made from, also where choices of the space read something else."""
+    digests, stage = run.input_digests(plan), plan.stage
+    for name in found.searched.keys() & stage.infer_params.model_fields.keys():
+        for i, value in enumerate(choices if isinstance(choices := found.searched[name], tuple) else ()):
+            other = with_settings(plan, {name: value})
+            assert other.infer is not None
+            inputs = stage.inputs(other.infer)
+            digests |= {f"{key}.{name}.{i}": content for key, content in inputs.items() if content != digests[key]}
+    return digests
+
+
+def _require_fit(given: Mapping[str, str], base: run.Plan, found: Space, options: SweepOptions) -> None:
+    """Refuse a space that does not go together with what was typed."""
+    for name in ("report", "save_records", "profile"):
+        if name in given:
+            raise BadInput(f"{name} = {given[name]}: a sweep writes no such file; it logs sweep.json and trials.csv")
+    if twice := [name for name in given if name in found.searched]:
+        raise BadInput(f"{twice[0]} = {given[twice[0]]}: the space {found.name} searches it; give one or the other")
+    decide = [name for name in found.searched if name in base.stage.infer_params.model_fields]
+    if base.infer is None and decide:
+        raise BadInput(f"records = {base.options.records}: {decide[0]} decides records, so it cannot be searched")
+    size = found.size()
+    if found.sampler == "grid" and size is not None and size > options.trials:
+        raise BadInput(f"trials = {options.trials}: the grid {found.name} has {size} points; trials={size}, or random")
+    asking.sampler(found, {}, 0, 0)  # its options, too, are looked at now
 
 
 def _require_costs(plan: run.Plan, found: Space) -> None:
