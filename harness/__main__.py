@@ -18,6 +18,7 @@ from harness.commands.console import number, progress, show, show_conclusion, sh
 from harness.measuring import cost
 from harness.running import hardware, run
 from harness.running.records import write_records
+from harness.running.settings import resolve, validate
 from harness.stage import BadInput, Remedy, Stage
 from harness.sweeping import space
 from harness.sweeping.engines import InProcess
@@ -76,7 +77,7 @@ def _main(arguments: list[str]) -> int:
 
     with tracked(stage.name) as tracked_run:
         settings = _settings(given)
-        plan = run.resolve(stage, settings, hardware.load_profiles())
+        plan = resolve(stage, settings, hardware.load_profiles())
         tracked_run.begin(plan)
         result = run.execute(plan, progress)
         tracked_run.record(result)
@@ -101,7 +102,7 @@ def _sweep(given: argparse.Namespace) -> int:
     from harness.tracking.runs import Children, tracked
 
     stage = _stage(given.stage)
-    planned = planning.prepare(_settings(given), lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
+    planned = planning.prepare(_settings(given), lambda rest: resolve(stage, rest, hardware.load_profiles()))
     with (
         opened(planned) as (study, why),
         tracked(stage.name, "study", study.parent, f"sweep {planned.name}") as tracked_run,
@@ -166,7 +167,7 @@ def _compare(given: argparse.Namespace) -> int:
     stage, settings = _stage(given.stage), _settings(given)
     if unknown := [name for name in settings if name not in CompareOptions.model_fields]:
         raise BadInput(f"compare has no option {unknown[0]}; there are {', '.join(CompareOptions.model_fields)}")
-    options = run.validate(CompareOptions, stage, settings, dict.fromkeys(settings, "given"))
+    options = validate(CompareOptions, stage, settings, dict.fromkeys(settings, "given"))
     runs, _ = listed(options.tags(stage.name))
     table = compare.leaderboard(runs, stage, options)
     shown = table.drop(columns="run_id").head(options.top)
@@ -188,7 +189,7 @@ def _reproduce(given: argparse.Namespace) -> int:
         raise BadInput("reproduce: it takes --run_id ID, the id of a run of a stage")
     recorded = json.loads(artifact(given.run_id, "report.json").read_text())
     stage = _stage(recorded["stage"])
-    plan = run.resolve(stage, reproduce.settings(recorded, stage), hardware.load_profiles())
+    plan = resolve(stage, reproduce.settings(recorded, stage), hardware.load_profiles())
     if other := reproduce.obstacles(recorded, run.input_digests(plan)):
         raise BadInput(
             f"reproduce: cannot be compared, for the {' and '.join(other)} of the run are not these any more"

@@ -21,8 +21,9 @@ from pydantic import ValidationError
 from experiments.detect import DETECT
 from harness import __main__ as command_line
 from harness.commands import console
-from harness.running import hardware, run
+from harness.running import hardware
 from harness.running.records import write_records
+from harness.running.settings import RunOptions
 from harness.stage import BadInput, Records
 from tests.tiny import TEXT, features, new_store, samples, save_llama, without_own_time, write_jsonl
 
@@ -354,7 +355,7 @@ def test_help_lists_every_setting_with_bounds_and_default(capsys: pytest.Capture
         command_line.main(["detect", "--help"])
     assert ended.value.code == 0
     shown = "".join(capsys.readouterr().out.split())
-    for model in (DETECT.infer_params, DETECT.score_params, run.RunOptions):
+    for model in (DETECT.infer_params, DETECT.score_params, RunOptions):
         for name, field in model.model_fields.items():
             assert f"--{name.replace('_', '-')}" in shown
             default = "unset" if field.default is None else str(field.default).lower()

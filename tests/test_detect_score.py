@@ -30,7 +30,7 @@ from experiments.detect.scoring.score import (
 )
 from experiments.statistics import best_f1_threshold
 from harness.running.audit import audit
-from harness.running.run import RunOptions
+from harness.running.settings import RunOptions
 from harness.stage import BadInput, Records, Report, Stage
 
 SCORERS = ("linear", "logistic", "ensemble")

@@ -11,7 +11,8 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiments import STAGES
 from harness.measuring import cost
-from harness.running import cache, hardware, run
+from harness.running import cache, hardware
+from harness.running.settings import resolve
 from harness.stage import BadInput
 from harness.sweeping import space
 from harness.sweeping.asking import at, distribution
@@ -120,7 +121,7 @@ def test_equal_spaces_have_equal_digests_however_their_values_are_written(tmp_pa
 def test_a_sweep_over_a_space_that_ships_leaves_the_key_of_default_records_as_it_is(path: Path) -> None:
     stage = next(stage for stage in STAGES if path.stem.startswith(stage.name))
     found = space.load(path.stem, stage, MEMORY)
-    plan = run.resolve(stage, {}, hardware.load_profiles())
+    plan = resolve(stage, {}, hardware.load_profiles())
     assert plan.infer is not None
     scoring = {name: next(iter(field)) for name, field in found.searched.items() if isinstance(field, tuple)}
     settings = {

@@ -22,6 +22,7 @@ import pytest
 from experiments.detect import DETECT
 from harness.__main__ import main
 from harness.running import hardware, run
+from harness.running.settings import resolve
 from harness.stage import BadInput
 from harness.sweeping import planning, study, trial
 from harness.sweeping.engines import InProcess, in_fresh_process
@@ -132,7 +133,7 @@ def conduct(storage: str, options: dict[str, str], killed_after: int | None) -> 
     """Run a study without tracking, once broken off after some trials where asked for: how many it has in the end."""
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "storage": storage} | options
     for limit in ([killed_after] if killed_after else []) + [10**6]:
-        planned = planning.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+        planned = planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
         ended: list[Trial] = []
 
         def report(trial: Trial, limit: int = limit, ended: list[Trial] = ended) -> None:
@@ -266,7 +267,7 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(place: Path) -> None
             return super().submit(function, *arguments)
 
     def planned() -> Sweep:
-        return planning.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+        return planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
 
     deadly: dict[str, Any] = {}
     with opened(planned()) as (held, _):
@@ -380,7 +381,7 @@ def test_inference_settings_stay_while_the_rest_is_tried(place: Path) -> None:
 
 def test_a_second_process_is_told_that_the_study_is_held(place: Path) -> None:
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3"}
-    planned = planning.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    planned = planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
     start = time.monotonic()
     with opened(planned), pytest.raises(BadInput, match="is being run already"), opened(planned):
         raise AssertionError
@@ -426,7 +427,7 @@ def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None
 
 
 def test_an_inference_that_is_killed_for_want_of_memory_is_a_failed_trial(place: Path) -> None:
-    plan = run.resolve(DETECT, {"records": "features.parquet"}, hardware.load_profiles())
+    plan = resolve(DETECT, {"records": "features.parquet"}, hardware.load_profiles())
     evaluator = Evaluator(Objective(plan, 0.3, ("auc",), varied=True))
 
     def die(*_: Any) -> Any:
@@ -447,7 +448,7 @@ def test_an_interruption_is_not_held_against_a_trial(place: Path) -> None:
             raise KeyboardInterrupt
 
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "trials": "4", "sampler": "random"}
-    planned = planning.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    planned = planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
     for _ in range(5):
         with opened(planned) as (held, _), pytest.raises(KeyboardInterrupt):
             held.conduct(Interrupted(), Silent, lambda trial: None)

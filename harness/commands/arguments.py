@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
-from harness.running import run
+from harness.running.settings import RunOptions
 from harness.stage import BadInput, Params, Stage
 from harness.sweeping.space import SweepOptions
 from harness.tracking.compare import CompareOptions
@@ -93,7 +93,7 @@ def _groups(stage: Stage[Any, Any]) -> dict[str, type[Params]]:
     return {
         "inference (decides the records)": stage.infer_params,
         "scoring (needs no model)": stage.score_params,
-        "run": run.RunOptions,
+        "run": RunOptions,
     }
 
 

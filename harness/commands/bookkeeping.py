@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.running import hardware, run
+from harness.running import hardware
+from harness.running.settings import resolve
 from harness.stage import Progress, Stage
 from harness.sweeping.engines import InProcess
 from harness.sweeping.planning import prepare
@@ -34,7 +35,7 @@ def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int, p
         storage = f"sqlite:///{Path(folder) / 'optuna.db'}"
         try:
             settings = {**given, "trials": str(trials), "storage": storage, "cache": "off"}
-            planned = prepare(settings, lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
+            planned = prepare(settings, lambda rest: resolve(stage, rest, hardware.load_profiles()))
             with opened(planned) as (study, _), tracked(stage.name, "study") as parent:
                 children = Children(parent, planned.tags())
                 ends, evaluated = [time.perf_counter()], []

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.running import run
 from harness.running.audit import SEVERITY, WIDE, audit
+from harness.running.settings import Plan
 from harness.stage import Finding, Progress, Report
 from harness.sweeping.front import pareto, winner
 from harness.sweeping.planning import Sweep
@@ -19,7 +19,7 @@ class Conclusion:
     """The winner (None: no trial finished within the constraints), its settings, and how it does on the holdout."""
 
     winner: Trial | None
-    plan: run.Plan | None = None
+    plan: Plan | None = None
     selection: Report | None = None
     holdout: Report | None = None
     metrics: dict[str, float] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import psutil
 
 from harness.measuring import cost
 from harness.running import code, run
+from harness.running.settings import Plan, validate
 from harness.stage import BadInput
 from harness.sweeping import asking, space
 from harness.sweeping.space import Space, SweepOptions
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Sweep:
     """What is to be searched; `identity` is all that makes a study another one."""
 
-    plan: run.Plan
+    plan: Plan
     space: Space
     options: SweepOptions
     digests: dict[str, str]
@@ -96,12 +97,12 @@ class Sweep:
         return list(self.space.grid(self.slow))
 
 
-def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run.Plan]) -> Sweep:
+def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], Plan]) -> Sweep:
     """Check everything that can be checked before a model loads or anything is written."""
     mine = {name: value for name, value in given.items() if name in SweepOptions.model_fields}
     base = resolve({name: value for name, value in given.items() if name not in mine})
     stage = base.stage
-    options = run.validate(SweepOptions, stage, mine, dict.fromkeys(mine, "given"))
+    options = validate(SweepOptions, stage, mine, dict.fromkeys(mine, "given"))
     host_gb = round(psutil.virtual_memory().total / 2**30)
     bounds = cost.bounds(base.profile.match.device, host_gb, round(base.machine.memory_gb))
     found = space.load(options.space, stage, bounds, options.sampler)
@@ -120,7 +121,7 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], run
     return Sweep(plan, found, options, digests, identity, frozenset(given))
 
 
-def _canonical(plan: run.Plan) -> dict[str, Any]:
+def _canonical(plan: Plan) -> dict[str, Any]:
     """Every setting that decides what a trial yields, in the form that digests are made of."""
     halves = [half.canonical() for half in (plan.infer, plan.score) if half is not None]
     return {name: value for half in halves for name, value in half.items()} | {
@@ -129,7 +130,7 @@ def _canonical(plan: run.Plan) -> dict[str, Any]:
     }
 
 
-def _digests(plan: run.Plan, found: Space) -> dict[str, str]:
+def _digests(plan: Plan, found: Space) -> dict[str, str]:
     """What the records are made from, also where choices of the space read something else."""
     digests, stage = run.input_digests(plan), plan.stage
     for name in found.searched.keys() & stage.infer_params.model_fields.keys():
@@ -141,7 +142,7 @@ def _digests(plan: run.Plan, found: Space) -> dict[str, str]:
     return digests
 
 
-def _require_fit(given: Mapping[str, str], base: run.Plan, found: Space, options: SweepOptions) -> None:
+def _require_fit(given: Mapping[str, str], base: Plan, found: Space, options: SweepOptions) -> None:
     """Refuse a space that does not go together with what was typed."""
     for name in ("report", "save_records", "profile"):
         if name in given:
@@ -157,7 +158,7 @@ def _require_fit(given: Mapping[str, str], base: run.Plan, found: Space, options
     asking.sampler(found, {}, 0, 0)  # its options, too, are looked at now
 
 
-def _require_costs(plan: run.Plan, found: Space) -> None:
+def _require_costs(plan: Plan, found: Space) -> None:
     """Refuse objectives and bounds that nothing here can measure."""
     wanted, device = {*found.objectives, *(each.metric for each in found.constraints)}, plan.profile.match.device
     for figure in (figure for figure in cost.COSTS if figure.name in wanted):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from harness.measuring.clock import Clock
 from harness.running import run
+from harness.running.settings import Plan
 from harness.stage import BadInput, Progress, Records, Undefined, one_line
 from harness.sweeping.engines import in_fresh_process
 
@@ -31,7 +32,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def with_settings(plan: run.Plan, settings: Mapping[str, Any]) -> run.Plan:
+def with_settings(plan: Plan, settings: Mapping[str, Any]) -> Plan:
     """The plan with some of its settings replaced, each checked against its field."""
     halves = {}
     for half in ("infer", "score"):
@@ -80,7 +81,7 @@ class Objective:
     Where settings of inference are `varied`, every inference has a process of its own, whose memory may run out.
     """
 
-    plan: run.Plan
+    plan: Plan
     holdout: float
     wanted: tuple[str, ...]
     varied: bool
@@ -126,7 +127,7 @@ class Evaluator:
             outcomes |= zip(places, self._of_one_inference([plans[i] for i in places], progress), strict=True)
         return [outcomes[i] for i in range(len(trials))]
 
-    def records(self, plan: run.Plan, progress: Progress) -> tuple[Records, Records | None]:
+    def records(self, plan: Plan, progress: Progress) -> tuple[Records, Records | None]:
         """The plan's records, split into what trials see and what is held out (None at holdout 0)."""
         key = _inference(plan)
         if key in self._failed:
@@ -143,13 +144,13 @@ class Evaluator:
             self._require_one_holdout(plan, *self._kept[key])
         return self._kept[key]
 
-    def _obtain(self, plan: run.Plan, progress: Progress) -> Records:
+    def _obtain(self, plan: Plan, progress: Progress) -> Records:
         if not self.objective.varied:
             return run.obtain(plan, progress, Clock())[0]
         apart = self.objective.apart
         return run.find(plan, Clock(), apart=apart)[2] or in_fresh_process(infer, plan, apart)
 
-    def _require_one_holdout(self, plan: run.Plan, seen: Records, held_out: Records | None) -> None:
+    def _require_one_holdout(self, plan: Plan, seen: Records, held_out: Records | None) -> None:
         """Refuse to search settings that select data: what one trial sees would be held out from another."""
         if held_out is None:
             return
@@ -161,7 +162,7 @@ class Evaluator:
         self._seen |= groups
         self._held_out |= kept_back
 
-    def _of_one_inference(self, plans: list[run.Plan], progress: Progress) -> list[Outcome]:
+    def _of_one_inference(self, plans: list[Plan], progress: Progress) -> list[Outcome]:
         """Outcomes of trials that share their inference."""
         start = time.perf_counter()
         try:
@@ -177,17 +178,17 @@ class Evaluator:
         return [_outcome(self.objective, metrics | cost, undefined, seconds) for metrics, undefined in scored]
 
 
-def infer(plan: run.Plan, apart: bool) -> Records:
+def infer(plan: Plan, apart: bool) -> Records:
     """The plan's records, where no bar can be shown."""
     return run.obtain(plan, lambda *_: nullcontext(lambda *_: None), Clock(), apart=apart)[0]
 
 
-def _inference(plan: run.Plan) -> str:
+def _inference(plan: Plan) -> str:
     """What plans of one inference have in common."""
     return plan.infer.model_dump_json() if plan.infer else ""
 
 
-def split(plan: run.Plan, records: Records, holdout: float) -> tuple[Records, Records | None]:
+def split(plan: Plan, records: Records, holdout: float) -> tuple[Records, Records | None]:
     """Hold out a share of the groups, as many of each label; the seed of the run decides which."""
     if holdout == 0:
         return records, None
@@ -216,9 +217,7 @@ def _reason(error: Exception) -> str:
     return one_line(text)[:1000]
 
 
-def _score(
-    objective: Objective, records: Records, plans: list[run.Plan]
-) -> list[tuple[dict[str, float], dict[str, str]]]:
+def _score(objective: Objective, records: Records, plans: list[Plan]) -> list[tuple[dict[str, float], dict[str, str]]]:
     """Metrics, and why others are undefined, of each plan."""
     stage = plans[0].stage
     if stage.score_many is None or not objective.quick:
