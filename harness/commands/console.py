@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from harness.sweeping.conclusion import Conclusion
     from harness.sweeping.planning import Sweep
     from harness.sweeping.trial import Trial
+    from harness.tracking.runs import Tracked
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
@@ -96,6 +97,12 @@ def show_conclusion(conclusion: Conclusion) -> None:
             interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
             print(f"  {name:<26} {number(value):>12}{interval}")
     show_findings(conclusion.findings)
+
+
+def show_place(tracked_run: Tracked, more: str = "") -> None:
+    """Where a tracked run is to be found."""
+    print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
+    print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}{more}")
 
 
 def show_findings(findings: list[Finding]) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from harness.measuring import cost
-from harness.running.dominance import undominated
 from harness.stage import BadInput, Direction, Params, Stage, suggest
 
 if TYPE_CHECKING:
@@ -87,6 +86,8 @@ def _axes() -> list[cost.CostMetric]:
 
 def _front(table: pd.DataFrame, metric: str, directions: Mapping[str, Direction]) -> list[bool]:
     """Whether no other run is at least as good in quality, speed and memory, and better in one of them."""
+    from harness.running.dominance import undominated
+
     names = [metric, *(axis.name for axis in _axes() if axis.name in table and table[axis.name].notna().all())]
     losses = table[names].to_numpy(float) * [1.0 if directions[name] == "minimize" else -1.0 for name in names]
     return [bool(kept) for kept in undominated(losses, equals=True)]
