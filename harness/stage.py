@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from harness.measuring.measure import Clock, Cost
+    from harness.measuring.clock import Clock
+    from harness.measuring.cost import Cost
     from harness.running.journal import Journal
 
 Direction = Literal["maximize", "minimize", "none"]

@@ -11,7 +11,8 @@ import pytest
 
 from experiments.detect import DETECT
 from experiments.detect.scoring.params import DetectScore
-from harness.measuring.measure import Clock, Cost
+from harness.measuring.clock import Clock
+from harness.measuring.cost import Cost
 from harness.running import audit
 from harness.stage import Finding, Metric, Records, Report
 

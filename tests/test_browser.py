@@ -24,7 +24,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from harness.measuring.measure import Cost
+from harness.measuring.cost import Cost
 from harness.running.records import write_records
 from harness.stage import Records
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from experiments import STAGES
-from harness.measuring.measure import Clock, Cost
+from harness.measuring.clock import Clock
+from harness.measuring.cost import Cost
 from harness.running import cache, code
 from harness.running.records import read_records, write_records
 from harness.stage import BadInput, Params, Records, Stage

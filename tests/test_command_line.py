@@ -15,14 +15,17 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
 from experiments.detect import DETECT
 from harness import __main__ as command_line
-from harness.commands import console
-from harness.running import hardware, run
-from harness.running.records import write_records
+from harness import __version__
+from harness.commands import bench, console
+from harness.running import hardware
+from harness.running.records import read_records, write_records
+from harness.running.settings import RunOptions
 from harness.stage import BadInput, Records
 from tests.tiny import TEXT, features, new_store, samples, save_llama, without_own_time, write_jsonl
 
@@ -354,13 +357,46 @@ def test_help_lists_every_setting_with_bounds_and_default(capsys: pytest.Capture
         command_line.main(["detect", "--help"])
     assert ended.value.code == 0
     shown = "".join(capsys.readouterr().out.split())
-    for model in (DETECT.infer_params, DETECT.score_params, run.RunOptions):
+    for model in (DETECT.infer_params, DETECT.score_params, RunOptions):
         for name, field in model.model_fields.items():
             assert f"--{name.replace('_', '-')}" in shown
             default = "unset" if field.default is None else str(field.default).lower()
             limits = {"alpha": ">=0;<=10;", "folds": ">=2;<=50;", "limit": ">=1;"}.get(name, "")
             assert "".join(str(field.description).split()) in shown
             assert f"{limits}default{default}]" in shown
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rigsweep {__version__}\n"
+
+
+def bench_of(name: str) -> Callable[..., pd.DataFrame]:
+    return lambda device, repeats, quick, progress: pd.DataFrame([{"case": f"{name} on {device}", "seconds": repeats}])
+
+
+def test_a_benchmark_has_all_tables_of_its_stage_or_the_one_asked_for(
+    harness: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benches = {name: bench_of(name) for name in ("first", "second")}
+    monkeypatch.setattr(command_line, "STAGES", (replace(DETECT, benches=benches),))
+    both = harness("bench", "detect", "--repeats", "2")
+    assert "first on cpu        2" in both.out
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(both.run.info.run_id)}
+    assert files == {"first.csv", "second.csv"}
+    assert "first" not in harness("bench", "detect", "--table", "second").out
+    assert harness("bench", "detect", "--table", "secnd").line.endswith("has no table secnd; did you mean second?")
+    assert harness("bench", "sweep", "--table", "x").line.endswith("sweep has no table x; there are bookkeeping")
+
+
+def test_what_a_sweep_costs_beside_its_trials_is_measured_on_a_stages_own_records(
+    harness: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, inputs: Path
+) -> None:
+    records = read_records(inputs / "sound.parquet")
+    stage = replace(DETECT, infer=lambda *_: records, inputs=lambda _: {"data": "made"})
+    monkeypatch.setattr(command_line, "STAGES", (replace(stage, name="other", score_many=None), stage))
+    monkeypatch.setattr(bench, "bookkeeping", lambda *arguments: pd.DataFrame([{"trials": arguments[2]}]))
+    assert "200" in harness("bench", "sweep", "--quick").out
 
 
 # --- as a process of its own ---------------------------------------------------------------------------------------
@@ -409,7 +445,6 @@ def test_ctrl_c_marks_the_run_killed(store: str) -> None:
             threading.Event().wait()
 
         command_line.STAGES = (replace(DETECT, inputs=lambda _: {}, infer=infer),)
-        command_line.run.cache.code_digest = lambda _: "of this text"
         machine = hardware.Machine(("cpu",), "a processor", "x86_64", 1, 1.0)
         hardware.find_machine = lambda: machine  # torch takes seconds to import
         sys.exit(command_line.main(["detect"]))

@@ -63,7 +63,7 @@ def test_runs_on_different_data_are_not_ranked_unless_told_to() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"metric": "acu"}, "detect has no metric acu; there are auc, f1"),
+        ({"metric": "acu"}, "detect has no metric acu; did you mean auc"),
         ({"hardware": "h100"}, "no finished run of detect with auc fits; python -m harness detect"),
     ],
 )

@@ -22,7 +22,7 @@ from experiments.detect.scoring.released import read_released
 from experiments.judging import out_of_fold
 from experiments.statistics import best_f1_threshold
 from harness.running.audit import audit
-from harness.running.run import RunOptions
+from harness.running.settings import RunOptions
 from harness.stage import BadInput, Records, Report, Stage
 
 SCORERS = ("linear", "logistic", "ensemble")

@@ -25,6 +25,7 @@ from experiments.detect.inference.data import Sample
 from experiments.detect.inference.encode import Encoded, encode
 from experiments.models.language import LanguageModel, load
 from harness.running import hardware, run
+from harness.running.settings import resolve
 from harness.stage import BadInput
 from tests.tiny import TEXT, samples, save_llama, write_jsonl
 
@@ -236,7 +237,7 @@ def execute(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     fixed = {"model": str(folder / "model"), "dataset": str(folder / "data.jsonl"), "folds": "2"}
 
     def run_with(**given: str) -> run.Result:
-        return run.execute(run.resolve(DETECT, fixed | given, hardware.load_profiles()), silent)
+        return run.execute(resolve(DETECT, fixed | given, hardware.load_profiles()), silent)
 
     return run_with
 

@@ -20,8 +20,10 @@ import psutil
 import pytest
 import torch
 
-from harness.measuring import measure
-from harness.measuring.measure import Clock, Cost
+from harness.measuring import clock as clocks
+from harness.measuring import memory, trace
+from harness.measuring.clock import Clock
+from harness.measuring.cost import Cost
 
 MB = 2**20
 
@@ -34,7 +36,7 @@ def cost_of(*clocks: Clock) -> Cost:
 def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A time that passes only when a test says so."""
     watch = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: watch.seconds))
+    monkeypatch.setattr(clocks, "time", SimpleNamespace(perf_counter=lambda: watch.seconds))
     return watch
 
 
@@ -78,7 +80,7 @@ def test_every_figure_of_a_cost_is_a_number_and_absent_where_there_is_no_such_th
     figures = cost_of(Clock()).metrics()
     assert all(type(value) is float for value in figures.values())
     assert not {"hardware", "device", "tokens", "padding", "tokens_per_s", "batch_fill"} & figures.keys()
-    assert ("peak_device_gb" in figures) == (measure._cuda() is not None)
+    assert ("peak_device_gb" in figures) == (memory.cuda() is not None)
 
 
 def test_batch_fill_is_the_share_of_useful_tokens_among_those_computed(now: SimpleNamespace) -> None:
@@ -220,7 +222,7 @@ def test_a_profile_traces_the_first_batches_and_nothing_where_there_were_none() 
             torch.ones(size, size) @ torch.ones(size, size)
     assert clock.trace is not None
     events = json.loads(gzip.decompress(clock.trace))["traceEvents"]
-    assert sum(event["name"] == "aten::mm" for event in events) == measure._TRACED
+    assert sum(event["name"] == "aten::mm" for event in events) == trace.TRACED
 
 
 # --- whose memory --------------------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def test_memory_is_that_of_all_processes_together_while_it_is_looked_at() -> Non
         clock = Clock()
         alone = clock.lap().peak_rss
         with clock.sampling():
-            time.sleep(2 * measure._PAUSE)
+            time.sleep(2 * memory.PAUSE)
         child.stdin.close()
     assert clock.lap().peak_rss > alone + 180 * MB
     assert clock.shares()["share_sampling"] > 0
@@ -256,13 +258,13 @@ def test_the_more_a_look_at_memory_costs_the_more_rarely_it_is_taken(monkeypatch
         while time.thread_time() < until:
             pass
 
-    memory = measure._Memory()
-    monkeypatch.setattr(memory, "look", look)
-    memory.watch(Stop())  # type: ignore[arg-type]
-    assert pauses[0] == measure._PAUSE
-    assert min(pauses[1:]) >= 0.01 * measure._RARELY
-    assert max(pauses) <= measure._RAREST
-    assert memory.seconds >= 0.04  # the last look is taken when it is told to stop
+    peaks = memory.Memory()
+    monkeypatch.setattr(peaks, "look", look)
+    peaks.watch(Stop())  # type: ignore[arg-type]
+    assert pauses[0] == memory.PAUSE
+    assert min(pauses[1:]) >= 0.01 * memory.RARELY
+    assert max(pauses) <= memory.RAREST
+    assert peaks.seconds >= 0.04  # the last look is taken when it is told to stop
 
 
 def test_memory_of_each_gpu_is_the_allocators_peak_and_what_the_driver_says_of_our_processes(
@@ -288,7 +290,7 @@ def test_memory_of_each_gpu_is_the_allocators_peak_and_what_the_driver_says_of_o
         max_memory_allocated=lambda i: (i + 1) * 2**30,
         get_device_properties=lambda i: SimpleNamespace(uuid="ab"[i]),
     )
-    monkeypatch.setattr(measure, "_cuda", lambda: cuda)
+    monkeypatch.setattr(memory, "cuda", lambda: cuda)
     nvml = SimpleNamespace(
         NVMLError=NVMLError,
         nvmlInit=lambda: None,
@@ -317,7 +319,7 @@ def test_memory_of_each_gpu_is_the_allocators_peak_and_what_the_driver_says_of_o
 def test_memory_of_a_mac_is_the_highest_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = iter([1, 5, 2])
     mps = SimpleNamespace(driver_allocated_memory=lambda: next(sizes) * 2**30, synchronize=lambda: None)
-    monkeypatch.setattr(measure, "_mps", lambda: mps)
+    monkeypatch.setattr(memory, "mps", lambda: mps)
     monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
     clock = Clock()
     for _ in range(3):

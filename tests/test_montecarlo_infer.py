@@ -26,9 +26,10 @@ from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.bench import dropout as bench
 from experiments.montecarlo.inference import compute, images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
-from harness.measuring.measure import Cost
+from harness.measuring.cost import Cost
 from harness.running import hardware, run
 from harness.running.records import read_records
+from harness.running.settings import resolve
 from harness.stage import BadInput
 from tests.tiny import new_store
 
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def execute(**given: Any) -> run.Result:
     fixed = {"passes": "2,5", "mc_trials": "2", "ablation": "0", "dropout": "0.1", "cache": "off"}
-    plan = run.resolve(MONTECARLO, fixed | {k: str(v) for k, v in given.items()}, hardware.load_profiles())
+    plan = resolve(MONTECARLO, fixed | {k: str(v) for k, v in given.items()}, hardware.load_profiles())
     return run.execute(plan, silent)
 
 

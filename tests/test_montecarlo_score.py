@@ -24,6 +24,7 @@ from experiments.montecarlo.scoring.params import MontecarloScore
 from experiments.montecarlo.scoring.score import STATUSES, Scaling, Trials, gate, spearman_brown
 from harness.running import hardware, run
 from harness.running.audit import audit
+from harness.running.settings import resolve
 from harness.stage import BadInput, Finding, Records, Report, Undefined
 from harness.sweeping.trial import split
 
@@ -93,7 +94,7 @@ def test_released_files_are_scored_through_the_same_door_as_any_records(real_dat
     folder = real_data / "montecarlo" / "siglip2_b16"
 
     def figures(records: Path, **more: str) -> dict[str, float]:
-        plan = run.resolve(MONTECARLO, {"records": str(records)} | more, hardware.load_profiles())
+        plan = resolve(MONTECARLO, {"records": str(records)} | more, hardware.load_profiles())
         return run.execute(plan, lambda *_: None).report.metrics  # type: ignore[arg-type, return-value]
 
     alone = figures(folder / "exp0_trials_T16.npz", statistic="trace_pre")
@@ -309,7 +310,7 @@ def test_a_variance_below_zero_is_out_of_range() -> None:
 
 def test_a_split_parts_no_image_spreads_the_classes_and_does_not_follow_the_answers() -> None:
     records = Records(made(), None, {"counts": {}})
-    plan = run.resolve(MONTECARLO, {}, hardware.load_profiles())
+    plan = resolve(MONTECARLO, {}, hardware.load_profiles())
     seen, held = split(plan, records, 0.3)
     assert held is not None
     assert not set(seen.frame["image"]) & set(held.frame["image"])
@@ -362,7 +363,7 @@ def test_a_released_file_that_is_not_one_is_named_in_one_line(tmp_path: Path, bu
 
 def test_a_folder_of_records_is_known_by_its_contents(tmp_path: Path) -> None:
     def digest() -> str:
-        plan = run.resolve(MONTECARLO, {"records": str(tmp_path)}, hardware.load_profiles())
+        plan = resolve(MONTECARLO, {"records": str(tmp_path)}, hardware.load_profiles())
         return run.input_digests(plan)["data"]
 
     save(tmp_path / "a_T4.npz")

@@ -21,6 +21,7 @@ from experiments.rag.inference.judge import Answer
 from experiments.rag.inference.params import RagInfer
 from harness import __main__ as command_line
 from harness.running import hardware, run
+from harness.running.settings import resolve
 from harness.stage import BadInput
 from tests import tiny
 from tests.loopback import Endpoint, completion, serve
@@ -47,7 +48,7 @@ def quietly(*_: Any) -> Any:
 
 def execute(progress: Callable[..., Any] = quietly, **settings: Any) -> run.Result:
     given = {name: str(value) for name, value in {"limit": QUESTIONS, "folds": 2, **settings}.items()}
-    return run.execute(run.resolve(RAG, given, hardware.load_profiles()), progress)
+    return run.execute(resolve(RAG, given, hardware.load_profiles()), progress)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from experiments import STAGES
 from harness.commands.arguments import describe
 from harness.running.hardware import Profile, load_profiles
-from harness.running.run import RunOptions
+from harness.running.settings import RunOptions
 from harness.stage import Params, Stage
 from harness.sweeping.space import SweepOptions
 from harness.tracking.compare import CompareOptions

@@ -14,6 +14,7 @@ import pytest
 from experiments.detect import DETECT
 from harness.__main__ import main
 from harness.running import hardware, run
+from harness.running.settings import resolve
 from harness.tracking import reproduce
 from harness.tracking.runs import artifact
 from tests import tiny
@@ -71,7 +72,7 @@ def test_other_data_cannot_be_compared(run_id: str, tmp_path: Path, capsys: pyte
 
 def test_other_hardware_and_versions_are_said(run_id: str) -> None:
     recorded = json.loads(artifact(run_id, "report.json").read_text())
-    plan = run.resolve(DETECT, reproduce.settings(recorded, DETECT), hardware.load_profiles())
+    plan = resolve(DETECT, reproduce.settings(recorded, DETECT), hardware.load_profiles())
     assert plan.score.model_dump()["top_n"] == 2
     recorded["environment"] |= {"torch": "1.0", "device": "another"}
     result = run.execute(plan, lambda *_: nullcontext(lambda *_: None))

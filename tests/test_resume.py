@@ -16,9 +16,10 @@ import pyarrow
 import pytest
 
 from experiments.detect import DETECT
-from harness.measuring.measure import Clock
+from harness.measuring.clock import Clock
 from harness.running import hardware, run
 from harness.running.journal import Journal, open_journal
+from harness.running.settings import resolve
 from harness.stage import BadInput
 from tests import tiny
 
@@ -31,12 +32,13 @@ from contextlib import nullcontext, suppress
 from experiments.detect import DETECT
 from experiments.detect.inference import compute
 from harness.running import hardware, run
+from harness.running.settings import resolve
 real = compute.extract.extractor
 def slow(*arguments):
     extract = real(*arguments)
     return lambda batch: (time.sleep(0.05), print(*(each.sample.id for each in batch), flush=True), extract(batch))[-1]
 compute.extract.extractor = slow
-plan = run.resolve(DETECT, dict(word.split("=") for word in sys.argv[1:]), hardware.load_profiles())
+plan = resolve(DETECT, dict(word.split("=") for word in sys.argv[1:]), hardware.load_profiles())
 run.execute(plan, lambda *_: nullcontext(lambda *_: None))
 """
 
@@ -56,7 +58,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def execute(settings: dict[str, str], **given: str) -> run.Result:
-    plan = run.resolve(DETECT, settings | given, hardware.load_profiles())
+    plan = resolve(DETECT, settings | given, hardware.load_profiles())
     return run.execute(plan, lambda *_: nullcontext(lambda *_: None))
 
 

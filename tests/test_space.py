@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from experiments import STAGES
+from harness.measuring import cost
+from harness.running import cache, hardware
+from harness.running.settings import resolve
 from harness.stage import BadInput
 from harness.sweeping import space
+from harness.sweeping.asking import at, distribution
 from harness.sweeping.space import Range
-from harness.sweeping.study import _at, _distribution
+from harness.sweeping.trial import with_settings
 
 (DETECT,) = [stage for stage in STAGES if stage.name == "detect"]
 MEMORY = {"peak_rss_gb": 16.0}
@@ -31,7 +35,7 @@ def test_every_space_that_ships_fits_its_stage(path: Path) -> None:
     stage = next(stage for stage in STAGES if path.stem.startswith(stage.name))
     found = space.load(path.stem, stage, MEMORY)
     assert found.searched
-    assert set(found.objectives) <= {metric.name for metric in stage.metrics} | set(space.COST_DIRECTIONS)
+    assert set(found.objectives) <= {metric.name for metric in stage.metrics} | set(cost.directions())
 
 
 def test_every_stage_has_a_space_of_its_name() -> None:
@@ -92,7 +96,7 @@ def test_a_mistake_names_its_line_and_what_is_allowed(tmp_path: Path, text: str,
 
 def test_a_space_that_does_not_exist_is_named_with_those_that_do() -> None:
     with pytest.raises(
-        BadInput, match=r"space = detect-wied: no such search space; .*detect-wide.*did you mean detect-wide"
+        BadInput, match=r"space = detect-wied: no such search space, nor a .yaml file; did you mean detect-wide\?"
     ):
         space.load("detect-wied", DETECT, MEMORY)
 
@@ -102,6 +106,31 @@ def test_the_bound_of_the_hardware_is_its_memory(tmp_path: Path) -> None:
     memory, f1 = load(tmp_path, text).constraints
     assert (memory.excess(17), memory.excess(15)) == (1, -1)
     assert (f1.excess(0.4) > 0, f1.excess(0.6) > 0) == (True, False)
+
+
+def test_equal_spaces_have_equal_digests_however_their_values_are_written(tmp_path: Path) -> None:
+    text = "stage: detect\nfields:\n  alpha: [{}]\n  m: {}\n  top_n: {{low: {}, high: 7}}\n"
+    whole, parts = (load(tmp_path, text.format(*values)) for values in (("0, 1", "1", "1"), ("0.0, 1.0", "1.0", "1.0")))
+    assert whole.digest == parts.digest
+    assert [type(value) for value in (*whole.searched["alpha"], whole.fixed["m"])] == [float] * 3
+    with pytest.raises(BadInput, match=r"alpha: 1\.0 stands there twice"):
+        load(tmp_path, text.format("1, 1.0", "1", "1"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_sweep_over_a_space_that_ships_leaves_the_key_of_default_records_as_it_is(path: Path) -> None:
+    stage = next(stage for stage in STAGES if path.stem.startswith(stage.name))
+    found = space.load(path.stem, stage, MEMORY)
+    plan = resolve(stage, {}, hardware.load_profiles())
+    assert plan.infer is not None
+    scoring = {name: next(iter(field)) for name, field in found.searched.items() if isinstance(field, tuple)}
+    settings = {
+        name: value for name, value in (scoring | found.fixed).items() if name in stage.score_params.model_fields
+    }
+    trial = with_settings(plan, settings)
+    assert trial.infer is not None
+    keys = {cache.key(stage, half, {}, 0, {}) for half in (plan.infer, trial.infer)}
+    assert len(keys) == 1
 
 
 RANGES = st.one_of(
@@ -116,15 +145,15 @@ RANGES = st.one_of(
 
 @given(RANGES, st.floats(0, 1))
 def test_every_value_of_a_range_is_one_that_optuna_takes(field: Range, unit: float) -> None:
-    distribution = _distribution(field)
-    for value in [_at(field, unit), *(field.points() or [])]:
-        assert distribution._contains(distribution.to_internal_repr(value))
-    assert _at(field, 0.0) == pytest.approx(field.low)
-    assert _at(field, 1.0) == pytest.approx(field.high)
+    of_optuna = distribution(field)
+    for value in [at(field, unit), *(field.points() or [])]:
+        assert of_optuna._contains(of_optuna.to_internal_repr(value))
+    assert at(field, 0.0) == pytest.approx(field.low)
+    assert at(field, 1.0) == pytest.approx(field.high)
 
 
 def test_a_range_is_of_the_kind_of_its_setting_whatever_its_numbers_look_like(tmp_path: Path) -> None:
     text = "stage: detect\nfields:\n  alpha: {low: 0, high: 2}\n  top_n: {low: 1.0, high: 7.0}\n"
     searched = load(tmp_path, text).searched
-    assert isinstance(_distribution(searched["alpha"]), FloatDistribution)
-    assert isinstance(_distribution(searched["top_n"]), IntDistribution)
+    assert isinstance(distribution(searched["alpha"]), FloatDistribution)
+    assert isinstance(distribution(searched["top_n"]), IntDistribution)

@@ -22,10 +22,13 @@ import pytest
 from experiments.detect import DETECT
 from harness.__main__ import main
 from harness.running import hardware, run
+from harness.running.settings import resolve
 from harness.stage import BadInput
-from harness.sweeping import study as sweep
-from harness.sweeping import trial
+from harness.sweeping import planning, study, trial
 from harness.sweeping.engines import InProcess, in_fresh_process
+from harness.sweeping.planning import Sweep
+from harness.sweeping.study import opened
+from harness.sweeping.trial import Evaluator, Objective, Trial
 from tests import tiny
 
 SPACE = """
@@ -130,20 +133,20 @@ def conduct(storage: str, options: dict[str, str], killed_after: int | None) -> 
     """Run a study without tracking, once broken off after some trials where asked for: how many it has in the end."""
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "storage": storage} | options
     for limit in ([killed_after] if killed_after else []) + [10**6]:
-        planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
-        ended: list[sweep.Trial] = []
+        planned = planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
+        ended: list[Trial] = []
 
-        def report(trial: sweep.Trial, limit: int = limit, ended: list[sweep.Trial] = ended) -> None:
+        def report(trial: Trial, limit: int = limit, ended: list[Trial] = ended) -> None:
             ended.append(trial)
             if len(ended) >= limit:
                 raise KeyboardInterrupt
 
-        with sweep.opened(planned) as (study, _):
+        with opened(planned) as (held, _):
             try:
-                study.conduct(InProcess(), Silent, report)
+                held.conduct(InProcess(), Silent, report)
             except KeyboardInterrupt:
                 continue
-            return len(study.trials())
+            return len(held.trials())
     raise AssertionError
 
 
@@ -258,23 +261,23 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(place: Path) -> None
 
     class Deadly(InProcess):
         def submit(self, function: Any, *arguments: Any) -> Any:
-            (settings,) = arguments[1]
+            (settings,) = arguments[0]
             if settings == deadly:
                 raise SystemExit  # as if killed: nothing more is written
             return super().submit(function, *arguments)
 
-    def planned() -> sweep.Sweep:
-        return sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    def planned() -> Sweep:
+        return planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
 
     deadly: dict[str, Any] = {}
-    with sweep.opened(planned()) as (study, _):
-        study.conduct(InProcess(), Silent, lambda trial: None)
-        deadly = study.trials()[2].params
+    with opened(planned()) as (held, _):
+        held.conduct(InProcess(), Silent, lambda trial: None)
+        deadly = held.trials()[2].params
     Path("optuna.db").unlink()
     for attempt in range(3):
-        with sweep.opened(planned()) as (study, _):
+        with opened(planned()) as (held, _):
             try:
-                study.conduct(Deadly(), Silent, lambda trial: None)
+                held.conduct(Deadly(), Silent, lambda trial: None)
             except SystemExit:
                 assert attempt < 2
     reasons = [each.user_attrs.get("reason") for each in stored(place)]
@@ -320,7 +323,7 @@ def test_a_changed_space_is_a_new_study_and_says_why(place: Path, capsys: pytest
 def test_a_study_of_a_newer_version_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words("--trials=2")) == 0
     (name,) = optuna.get_all_study_names("sqlite:///optuna.db")
-    optuna.load_study(study_name=name, storage="sqlite:///optuna.db").set_user_attr("version", sweep.VERSION + 1)
+    optuna.load_study(study_name=name, storage="sqlite:///optuna.db").set_user_attr("version", study.VERSION + 1)
     assert main(words("--trials=4")) == 2
     assert "made by a newer version of rigsweep" in capsys.readouterr().err
     assert len(stored(place)) == 2
@@ -378,9 +381,9 @@ def test_inference_settings_stay_while_the_rest_is_tried(place: Path) -> None:
 
 def test_a_second_process_is_told_that_the_study_is_held(place: Path) -> None:
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3"}
-    planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    planned = planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
     start = time.monotonic()
-    with sweep.opened(planned), pytest.raises(BadInput, match="is being run already"), sweep.opened(planned):
+    with opened(planned), pytest.raises(BadInput, match="is being run already"), opened(planned):
         raise AssertionError
     assert time.monotonic() - start < 10
 
@@ -397,7 +400,7 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[str, str]:
 def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None:
     code = "import sys; from harness.__main__ import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words("--trials=100000")]
-    folder = Path(sweep.__file__).parents[2]
+    folder = Path(study.__file__).parents[2]
     variables = os.environ | {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(
@@ -424,16 +427,17 @@ def test_an_interruption_ends_with_a_summary_and_the_way_on(place: Path) -> None
 
 
 def test_an_inference_that_is_killed_for_want_of_memory_is_a_failed_trial(place: Path) -> None:
-    plan = run.resolve(DETECT, {"records": "features.parquet"}, hardware.load_profiles())
-    task = trial.Task("study", plan, 0.3, ("auc",), apart=True)
+    plan = resolve(DETECT, {"records": "features.parquet"}, hardware.load_profiles())
+    evaluator = Evaluator(Objective(plan, 0.3, ("auc",), varied=True))
 
-    def die(_: Any) -> Any:
+    def die(*_: Any) -> Any:
         return in_fresh_process(os.abort)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trial, "_infer", die)
-        patch.setattr(trial, "in_fresh_process", lambda function, plan: function(plan))
-        (outcome,) = trial.evaluate(task, [{"alpha": 1.0}], Silent)
+        patch.setattr(trial, "infer", die)
+        patch.setattr(trial, "in_fresh_process", lambda function, *arguments: function(*arguments))
+        patch.setattr(run, "find", lambda *_, **__: ("key", {}, None))
+        (outcome,) = evaluator.evaluate([{"alpha": 1.0}], Silent)
     assert outcome.metrics == {}
     assert outcome.reason == "the process of its inference was killed, most likely for want of memory"
 
@@ -444,13 +448,13 @@ def test_an_interruption_is_not_held_against_a_trial(place: Path) -> None:
             raise KeyboardInterrupt
 
     given = {"space": "own.yaml", "records": "features.parquet", "folds": "3", "trials": "4", "sampler": "random"}
-    planned = sweep.prepare(given, lambda rest: run.resolve(DETECT, rest, hardware.load_profiles()))
+    planned = planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
     for _ in range(5):
-        with sweep.opened(planned) as (study, _), pytest.raises(KeyboardInterrupt):
-            study.conduct(Interrupted(), Silent, lambda trial: None)
-    with sweep.opened(planned) as (study, _):
-        study.conduct(InProcess(), Silent, lambda trial: None)
-        assert all(trial.values for trial in study.trials())
+        with opened(planned) as (held, _), pytest.raises(KeyboardInterrupt):
+            held.conduct(Interrupted(), Silent, lambda trial: None)
+    with opened(planned) as (held, _):
+        held.conduct(InProcess(), Silent, lambda trial: None)
+        assert all(trial.values for trial in held.trials())
 
 
 def test_a_study_that_has_grown_shows_its_last_state_only(place: Path) -> None:
@@ -490,3 +494,65 @@ def test_what_failed_for_a_reason_of_inference_is_not_tried_with_the_same_settin
     assert {each.params["extract_heads"] for each in trials} == {"all", "9.9"}
     for each in trials:
         assert (each.state == optuna.trial.TrialState.FAIL) == (each.params["extract_heads"] == "9.9")
+
+
+# --- whose records a sweep uses ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def searched(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The precisions that models ran with, in processes of their own, for sweeps over two of them."""
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(place / "cache"))
+    tiny.save_llama(place / "model")
+    tiny.write_jsonl(place / "data.jsonl", tiny.samples(24))
+    ran: list[str] = []
+
+    def counted(function: Any, plan: Any, apart: bool) -> Any:
+        ran.append(plan.infer.precision)
+        return function(plan, apart)
+
+    monkeypatch.setattr(trial, "in_fresh_process", counted)
+    return ran
+
+
+MODEL = ["--model=model", "--dataset=data.jsonl", "--folds=2"]
+PRECISIONS = """
+stage: detect
+fields:
+  precision: [fp32, bf16]
+objectives:
+  auc: maximize
+sampler: grid
+"""
+
+
+def sweep_precisions(place: Path, space: str = PRECISIONS) -> list[Any]:
+    (place / "own.yaml").write_text(space)
+    assert main(["sweep", "detect", "--space=own.yaml", *MODEL]) == 0
+    return runs("trial")
+
+
+def test_a_sweep_of_quality_uses_the_records_of_single_runs_and_they_use_its(place: Path, searched: list[str]) -> None:
+    assert main(["detect", *MODEL, "--precision=bf16"]) == 0
+    sweep_precisions(place)
+    assert searched == ["fp32"]
+    assert main(["detect", *MODEL, "--precision=fp32"]) == 0
+    replayed = {run.data.params["precision"]: run.data.tags["replayed"] for run in runs("run")}
+    assert replayed == {"bf16": "false", "fp32": "true"}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "objectives:\n  auc: maximize\n  seconds: minimize",
+        "constraints: [peak_rss_gb <= hardware]\nobjectives:\n  auc: maximize",
+    ],
+)
+def test_a_sweep_of_cost_measures_anew(place: Path, searched: list[str], wanted: str) -> None:
+    assert main(["detect", *MODEL, "--precision=bf16"]) == 0
+    children = sweep_precisions(place, PRECISIONS.replace("objectives:\n  auc: maximize", wanted))
+    assert searched == ["fp32", "bf16"]
+    (alone,) = runs("run")
+    (swept,) = [child for child in children if child.data.params["precision"] == "bf16"]
+    assert swept.data.metrics["seconds"] != alone.data.metrics["seconds"]
+    assert swept.data.metrics["auc"] > 0

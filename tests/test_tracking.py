@@ -14,6 +14,7 @@ import pytest
 from experiments.detect import DETECT
 from harness.running import hardware, run
 from harness.running.records import read_records, write_records
+from harness.running.settings import resolve
 from harness.stage import Records
 from harness.tracking.runs import Tracked, tracked
 from tests.tiny import features, new_store, without_own_time
@@ -41,7 +42,7 @@ def execute(tmp_path: Path) -> Execute:
         path = tmp_path / "some.parquet"
         write_records(Records(features() if frame is None else frame, None, origin), path)
         with tracked("detect") as open_run:
-            plan = run.resolve(DETECT, {"records": str(path), "folds": "3"} | given, hardware.load_profiles())
+            plan = resolve(DETECT, {"records": str(path), "folds": "3"} | given, hardware.load_profiles())
             result = run.execute(plan, lambda items, _: items)
             open_run.begin(result.plan)
             open_run.record(result)

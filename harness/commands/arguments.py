@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 import types
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
-from harness.running import run
-from harness.stage import BadInput, Params, Stage
+from harness.running.settings import RunOptions
+from harness.stage import BadInput, Params, Stage, suggest
 from harness.sweeping.space import SweepOptions
 from harness.tracking.compare import CompareOptions
 
@@ -20,6 +22,7 @@ _OF_A_STAGE = {
     "score": "score records under new settings",
     "compare": "rank tracked runs",
 }
+_NOT_SETTINGS = {"command", "stage", "unknown", "debug", "version"}
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -32,7 +35,19 @@ def parse(
     arguments: list[str], stages: Sequence[Stage[Any, Any]]
 ) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """One subcommand a stage, one option a field.  Only what was typed is in the namespace, so origins are known."""
+    if arguments and arguments[0] in _OF_A_STAGE and "--stage" in arguments[:-1]:  # as `mlflow run` has it
+        at = arguments.index("--stage")
+        arguments = [arguments[0], arguments[at + 1], *arguments[1:at], *arguments[at + 2 :]]
+    hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
+    parser = _parser(stages)
+    namespace, unknown = parser.parse_known_args(hyphenated)
+    namespace.unknown = unknown
+    return parser, namespace
+
+
+def _parser(stages: Sequence[Stage[Any, Any]]) -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m harness", description="rigsweep's command line", allow_abbrev=False)
+    parser.add_argument("--version", action="store_true", help="show which version this is")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
     for stage in stages:
         _add_stage(commands, stage, f"python -m harness {stage.name}", _groups(stage))
@@ -44,25 +59,49 @@ def parse(
             if command == "sweep":
                 groups = {"sweep": SweepOptions} | groups
             _add_stage(choices, stage, f"python -m harness {command} {stage.name}", groups)
+    _add_commands_of_a_run(commands)
+    _add_bench(commands, stages)
+    return parser
+
+
+def _add_commands_of_a_run(commands: Any) -> None:
     again = commands.add_parser("reproduce", help="run a tracked run again: reproduce --run_id ID", allow_abbrev=False)
     again.add_argument("--run-id", help="the id of a run of a stage")
-    again.add_argument("--debug", action="store_true", help="show tracebacks")
     advise = commands.add_parser("advise", help="what to try after a tracked run: advise --run ID", allow_abbrev=False)
     advise.add_argument("--run", "--run-id", dest="run_id", help="the id of a run of a stage")
-    advise.add_argument("--debug", action="store_true", help="show tracebacks")
+    for command in (again, advise):
+        command.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _add_bench(commands: Any, stages: Sequence[Stage[Any, Any]]) -> None:
     bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
     bench.add_argument("stage", choices=["sweep", *(stage.name for stage in stages if stage.benches)])
+    bench.add_argument("--table", help="only the one of this name")
     bench.add_argument("--quick", action="store_true", help="the first case only")
     bench.add_argument("--repeats", type=int, default=3, help="timed runs of each side, in turn [default 3]")
     bench.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where both sides run [default cpu]")
     bench.add_argument("--debug", action="store_true", help="show tracebacks")
-    if arguments and arguments[0] in _OF_A_STAGE and "--stage" in arguments[:-1]:  # as `mlflow run` has it
-        at = arguments.index("--stage")
-        arguments = [arguments[0], arguments[at + 1], *arguments[1:at], *arguments[at + 2 :]]
-    hyphenated = [_flag(word[2:]) if word.startswith("--") else word for word in arguments]
-    namespace, unknown = parser.parse_known_args(hyphenated)
-    namespace.unknown = unknown
-    return parser, namespace
+
+
+def named(stages: Sequence[Stage[Any, Any]], name: str) -> Stage[Any, Any]:
+    """The stage of that name; BadInput where there is none."""
+    by_name = {stage.name: stage for stage in stages}
+    if name not in by_name:
+        raise BadInput(f"there is no stage {name}; {suggest(name, by_name)}")
+    return by_name[name]
+
+
+def typed(given: argparse.Namespace) -> dict[str, str]:
+    """What was typed, by setting; an option that no field has is left for `resolve` to name."""
+    unknown = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in given.unknown if word.startswith("--")]
+    if given.unknown and not unknown:
+        raise BadInput(f"{given.command}: {given.unknown[0]} is not an option; settings are typed --name value")
+    settings = {name: value for name, value in vars(given).items() if name not in _NOT_SETTINGS}
+    if re.fullmatch("[0-9a-f]{32}", records := settings.get("records", "")) and not Path(records).exists():
+        from harness.tracking.runs import artifact
+
+        settings["records"] = str(artifact(records, "records.parquet"))
+    return settings | dict.fromkeys(unknown, "")
 
 
 def _add_stage(commands: Any, stage: Stage[Any, Any], usage: str, groups: dict[str, type[Params]]) -> None:
@@ -93,7 +132,7 @@ def _groups(stage: Stage[Any, Any]) -> dict[str, type[Params]]:
     return {
         "inference (decides the records)": stage.infer_params,
         "scoring (needs no model)": stage.score_params,
-        "run": run.RunOptions,
+        "run": RunOptions,
     }
 
 

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.running import hardware, run
+from harness.running import hardware
+from harness.running.settings import resolve
 from harness.stage import Progress, Stage
-from harness.sweeping import study as sweep
 from harness.sweeping.engines import InProcess
+from harness.sweeping.planning import prepare
+from harness.sweeping.study import opened
+from harness.sweeping.trial import Trial
 from harness.tracking.runs import Children, tracked
 
 _HUNDRED = 100
@@ -32,12 +35,12 @@ def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int, p
         storage = f"sqlite:///{Path(folder) / 'optuna.db'}"
         try:
             settings = {**given, "trials": str(trials), "storage": storage, "cache": "off"}
-            planned = sweep.prepare(settings, lambda rest: run.resolve(stage, rest, hardware.load_profiles()))
-            with sweep.opened(planned) as (study, _), tracked(stage.name, "study") as parent:
+            planned = prepare(settings, lambda rest: resolve(stage, rest, hardware.load_profiles()))
+            with opened(planned) as (study, _), tracked(stage.name, "study") as parent:
                 children = Children(parent, planned.tags())
                 ends, evaluated = [time.perf_counter()], []
 
-                def report(trial: sweep.Trial) -> None:
+                def report(trial: Trial) -> None:
                     children.add(**trial.row())
                     ends.append(time.perf_counter())
                     evaluated.append(trial.outcome.seconds)

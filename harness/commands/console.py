@@ -13,7 +13,9 @@ from harness.stage import Finding
 
 if TYPE_CHECKING:
     from harness.sweeping.conclusion import Conclusion
-    from harness.sweeping.study import Sweep, Trial
+    from harness.sweeping.planning import Sweep
+    from harness.sweeping.trial import Trial
+    from harness.tracking.runs import Tracked
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
@@ -73,7 +75,7 @@ def show(result: run.Result) -> None:
 
 
 def show_trials(planned: Sweep, trials: list[Trial]) -> None:
-    from harness.sweeping.study import pareto
+    from harness.sweeping.front import pareto
 
     failed = sum(trial.values is None for trial in trials)
     more = "; the same command goes on from here" if len(trials) < planned.total else ""
@@ -95,6 +97,12 @@ def show_conclusion(conclusion: Conclusion) -> None:
             interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
             print(f"  {name:<26} {number(value):>12}{interval}")
     show_findings(conclusion.findings)
+
+
+def show_place(tracked_run: Tracked, more: str = "") -> None:
+    """Where a tracked run is to be found."""
+    print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
+    print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}{more}")
 
 
 def show_findings(findings: list[Finding]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from harness.measuring.measure import Reading
+from harness.measuring.cost import Reading
 from harness.running import cache
 from harness.stage import BadInput
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.measuring.measure import Cost
+from harness.measuring.cost import Cost
 from harness.stage import BadInput, Records, one_line
 
 

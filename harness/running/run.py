@@ -1,79 +1,31 @@
-"""One configuration from its settings to an audited result: resolve -> infer or replay -> score -> audit."""
+"""One configuration from its settings in force to an audited result: infer or replay -> score -> audit."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import Field, ValidationError
-
-from harness.measuring.measure import Clock
+from harness.measuring.clock import Clock
 from harness.running import cache, hardware
 from harness.running.audit import audit, verdict
 from harness.running.journal import open_journal
 from harness.running.records import read_records, require_sound, write_records
-from harness.stage import BadInput, Context, Finding, Params, Progress, Records, Report, Stage, rule
-
-P = TypeVar("P", bound=Params)
+from harness.running.settings import Plan
+from harness.stage import BadInput, Context, Finding, Progress, Records, Report, Stage
 
 _PACKAGES = (
     "torch", "transformers", "open_clip_torch", "timm", "pillow", "scikit-learn", "numpy", "pandas", "scipy",
     "bitsandbytes", "mlflow",
 )  # fmt: skip
 _CACHE_PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "pillow", "bitsandbytes")
-
-
-class RunOptions(Params):
-    """Settings of a run that no stage knows."""
-
-    records: str | None = Field(
-        None,
-        description="score these records, no model runs: a parquet of save_records, the id of a tracked run, or a file"
-        " or folder of features that the stage can import",
-    )
-    save_records: str | None = Field(None, description="write the records to this parquet file")
-    report: str | None = Field(None, description="write the whole report to this JSON file")
-    hardware: str = Field("auto", description="hardware profile: `auto`, or the tag of a file in hardware/")
-    hardware_unchecked: bool = Field(
-        False, description="take the word of `hardware` for what this machine is; the run is tagged so"
-    )
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in inference")
-    cache: Literal["use", "refresh", "off"] = Field(
-        "use", description="take records from the cache, measure again and replace them, or leave the cache alone"
-    )
-    profile: bool = Field(
-        False, description="log a torch profiler trace of the first batches; it slows them, so the cache is left alone"
-    )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be run; `origins` says for each setting where its value came from."""
-
-    stage: Stage[Any, Any]
-    options: RunOptions
-    infer: Params | None  # None: records made elsewhere are scored, by settings unknown here
-    score: Params
-    profile: hardware.Profile
-    machine: hardware.Machine
-    origins: dict[str, str]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Every setting in force by name, inference before scoring; what was left unset is missing."""
-        infer = self.infer.model_dump() if self.infer else {}
-        values = infer | self.score.model_dump() | self.options.model_dump(include={"records", "seed"})
-        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -137,40 +89,6 @@ def execute(plan: Plan, progress: Progress) -> Result:
     return result
 
 
-def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[hardware.Profile]) -> Plan:
-    """Settle every setting: what was given, before the hardware profile's default, before the stage's.
-
-    Raises BadInput with one line for an unknown name, a value that its field forbids, or a clash.
-    """
-    models: tuple[type[Params], ...] = (RunOptions, stage.infer_params, stage.score_params)
-    known = {name: model for model in models for name in model.model_fields}
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise BadInput(f"{stage.name} has no setting {name}; {hint}")
-    options = validate(RunOptions, stage, given, dict.fromkeys(given, "given"))
-    machine = hardware.find_machine()
-    unchecked = options.hardware_unchecked
-    profile = hardware.choose_profile(options.hardware, machine, profiles, unchecked=unchecked)
-    defaults = profile.defaults.get(stage.name, {})
-    if unknown := [name for name in defaults if name not in known or name in RunOptions.model_fields]:
-        raise BadInput(f"hardware profile {profile.tag}: defaults: {stage.name} has no setting {unknown[0]}")
-    origins = dict.fromkeys(known, "default")
-    origins |= dict.fromkeys(defaults, f"hardware {profile.tag}") | dict.fromkeys(given, "given")
-    infer = validate(stage.infer_params, stage, defaults | dict(given), origins)
-    score = validate(stage.score_params, stage, defaults | dict(given), origins)
-    profile.require(infer.model_dump() | score.model_dump(), origins)
-    if options.records:
-        if useless := [name for name in given if name in stage.infer_params.model_fields]:
-            raise BadInput(
-                f"{useless[0]} = {given[useless[0]]} cannot change records={options.records}, which are scored as they"
-                " are; leave out one of the two"
-            )
-        return Plan(stage, options, None, score, profile, machine, origins)
-    return Plan(stage, options, infer, score, profile, machine, origins)
-
-
 def environment(machine: hardware.Machine) -> dict[str, str]:
     """What a reader needs to compare two runs: versions, device, code commit."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "device": str(machine)}
@@ -196,29 +114,46 @@ def obtain(
     plan: Plan, progress: Progress, clock: Clock, *, apart: bool = False
 ) -> tuple[Records, dict[str, str], bool]:
     """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
-    use = "off" if plan.options.profile else plan.options.cache
     if plan.infer is None:
         with clock.spending("io"):
             records, digests = _read(plan.stage, Path(str(plan.options.records)).expanduser())
             require_sound(records)
         return records, digests, True
+    key, digests, kept = find(plan, clock, apart=apart)
+    if kept:
+        return kept, digests, True
+    return _infer(plan, key, digests, progress, clock), digests, False
+
+
+def find(plan: Plan, clock: Clock, *, apart: bool = False) -> tuple[str, dict[str, str], Records | None]:
+    """The key of a plan's records, the digests of what they are made from, and the records if the cache may give them.
+
+    `apart` means records whose cost was measured in a process of its own, which takes less memory.
+    """
+    assert plan.infer is not None
     with clock.spending("setup"):  # libraries are imported on the way
         digests = dict(plan.stage.inputs(plan.infer))
-        surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})  # whose memory is less
-        name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
+        surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})
+        key = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
+    if plan.options.cache != "use" or plan.options.profile:
+        return key, digests, None
     with clock.spending("io"):
-        if use == "use" and (kept := cache.find(name)):
-            return kept, digests, True
+        return key, digests, cache.find(key)
+
+
+def _infer(plan: Plan, key: str, digests: dict[str, str], progress: Progress, clock: Clock) -> Records:
+    assert plan.infer is not None
+    use = "off" if plan.options.profile else plan.options.cache
     plan.profile.apply()
-    with open_journal(None if use == "off" else name, fresh=use == "refresh") as journal, clock.sampling():
+    with open_journal(None if use == "off" else key, fresh=use == "refresh") as journal, clock.sampling():
         context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, clock, journal, progress)
         records = plan.stage.infer(plan.infer, context)
         require_sound(records)
         records.origin.update(infer=plan.infer.model_dump(), digests=digests)
         if use != "off":
             with clock.spending("io"):
-                cache.keep(name, records)
-    return records, digests, False
+                cache.keep(key, records)
+    return records
 
 
 def input_digests(plan: Plan) -> dict[str, str]:
@@ -257,18 +192,6 @@ def _require_writable(name: str, path: str | None) -> None:
     folder = next(parent for parent in target.parents if parent.exists())
     if target.is_dir() or not folder.is_dir() or not os.access(target if target.exists() else folder, os.W_OK):
         raise BadInput(f"{name} = {path}: cannot be written; a file in a folder that allows it is needed")
-
-
-def validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], origins: Mapping[str, str]) -> P:
-    """The model made of those values that it has a field for; BadInput names the first that its field forbids."""
-    try:
-        return model.model_validate({name: value for name, value in values.items() if name in model.model_fields})
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        name = str(faults[0]["loc"][0])
-        rules = [rule(fault["msg"]) for fault in faults if fault["loc"][0] == name]
-        allowed = f"must be {' or '.join(rules)}"  # a field may allow a word or a number: each has its own fault
-        raise BadInput(f"{stage.name}: {name} = {values[name]} ({origins[name]}): {allowed}") from error
 
 
 def _surroundings(plan: Plan) -> dict[str, str]:

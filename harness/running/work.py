@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pandas as pd
 
-from harness.measuring.measure import Clock, Cost, Reading
+from harness.measuring.clock import Clock
+from harness.measuring.cost import Cost, Reading
 from harness.stage import BadInput, Records
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.running import run
 from harness.running.audit import SEVERITY, WIDE, audit
+from harness.running.settings import Plan
 from harness.stage import Finding, Progress, Report
-from harness.sweeping.study import Sweep, Trial, pareto, winner
-from harness.sweeping.trial import parts, with_settings
+from harness.sweeping.front import pareto, winner
+from harness.sweeping.planning import Sweep
+from harness.sweeping.trial import Evaluator, Trial, with_settings
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Conclusion:
     """The winner (None: no trial finished within the constraints), its settings, and how it does on the holdout."""
 
     winner: Trial | None
-    plan: run.Plan | None = None
+    plan: Plan | None = None
     selection: Report | None = None
     holdout: Report | None = None
     metrics: dict[str, float] = field(default_factory=dict)
@@ -46,7 +47,7 @@ class Conclusion:
         }
 
 
-def conclude(sweep: Sweep, trials: Sequence[Trial], looks: int, progress: Progress) -> Conclusion:
+def conclude(sweep: Sweep, trials: Sequence[Trial], evaluator: Evaluator, looks: int, progress: Progress) -> Conclusion:
     """Score the winner in full on what the trials saw, and beside the default settings on the holdout.
 
     `looks` counts at how many stages of the study the holdout has been looked at, this one included.
@@ -63,7 +64,7 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], looks: int, progress: Progre
         message = f"no trial finished within the constraints: {reasons[:500] or broken}; more trials, or a wider space"
         return Conclusion(None, metrics=counts, findings=[Finding("fail", "no_winner", message)])
     plan = with_settings(sweep.plan, best.params)
-    seen, held = parts(sweep.task, plan, progress)
+    seen, held = evaluator.records(plan, progress)
     selection = plan.stage.score(seen, plan.score)
     first = next(iter(sweep.space.objectives))
     metrics = counts | {
@@ -75,14 +76,14 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], looks: int, progress: Progre
         findings.append(Finding("warn", "no_holdout", message))
         return Conclusion(best, plan, selection, None, metrics, {}, _sorted(findings))
     holdout = plan.stage.held_out(seen, held, plan.score)
-    metrics |= {f"{_held(name)}": holdout.metrics[name] for name in _told(sweep, holdout)}
+    metrics |= {_on_holdout(name): holdout.metrics[name] for name in _told(sweep, holdout)}
     if looks > 1:
         message = (
             f"the holdout has been looked at {looks} times while the study grew: what it says is a little too good"
         )
         findings.append(Finding("info", "holdout_seen_again", message))
     try:
-        default = _default(sweep, progress)
+        default = _default(sweep, evaluator, progress)
     except Exception as error:  # the default settings may be what this machine cannot run: no reason to lose the rest
         default = Report()
         findings.append(Finding("warn", "default_failed", f"the default settings could not be scored: {error}"))
@@ -92,14 +93,14 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], looks: int, progress: Progre
         metrics["selection_price"] = best.values[0] - holdout.metrics[first]
     findings += _doubts(sweep, holdout, default)
     undefined = {
-        f"{_held(name)}": reason for name, reason in holdout.undefined.items() if name in sweep.space.objectives
+        _on_holdout(name): reason for name, reason in holdout.undefined.items() if name in sweep.space.objectives
     }
     return Conclusion(best, plan, selection, holdout, metrics, undefined, _sorted(findings))
 
 
-def _default(sweep: Sweep, progress: Progress) -> Report:
+def _default(sweep: Sweep, evaluator: Evaluator, progress: Progress) -> Report:
     """The stage's own settings, where the sweep was free to choose others, on the holdout."""
-    seen, held = parts(sweep.task, sweep.plan, progress)
+    seen, held = evaluator.records(sweep.plan, progress)
     assert held is not None
     return sweep.plan.stage.held_out(seen, held, sweep.plan.score)
 
@@ -112,7 +113,7 @@ def _told(sweep: Sweep, report: Report) -> list[str]:
     return [name for name in names if name in report.metrics]
 
 
-def _held(name: str) -> str:
+def _on_holdout(name: str) -> str:
     stem, _, end = name.rpartition("_")
     return f"{stem}_holdout_{end}" if end in {"low", "high"} else f"{name}_holdout"
 

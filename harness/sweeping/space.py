@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -10,15 +9,15 @@ import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from pydantic import Field, ValidationError
 
-from harness.measuring.measure import Cost
-from harness.stage import BadInput, Params, Stage, rule
+from harness.measuring import cost
+from harness.stage import BadInput, Params, Stage, one_line, rule, suggest
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc", "random", "grid", "nsga2")
@@ -129,7 +128,7 @@ def load(name: str | None, stage: Stage[Any, Any], memory: Mapping[str, float], 
         text = path.read_text()
         node, content = yaml.compose(text), yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"space {path}: cannot be read: {' '.join(str(error).split())}") from error
+        raise BadInput(f"space {path}: cannot be read: {one_line(error)}") from error
     reader = _Reader(path, node, stage)
     if not isinstance(content, dict):
         reader.fail((), "holds no mapping of " + ", ".join(_PARTS))
@@ -165,9 +164,7 @@ def _find(name: str) -> Path:
         return path
     known = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadInput(f"space = {name}: no such search space; a .yaml file, or one of {', '.join(known)}{hint}")
+        raise BadInput(f"space = {name}: no such search space, nor a .yaml file; {suggest(name, known)}")
     return FOLDER / f"{name}.yaml"
 
 
@@ -178,7 +175,7 @@ class _Reader:
         self._path, self._node, self._stage = path, node, stage
         models: tuple[type[Params], ...] = (stage.infer_params, stage.score_params)
         self._models = {name: model for model in models for name in model.model_fields}
-        self._directions = {metric.name: metric.direction for metric in stage.metrics} | COST_DIRECTIONS
+        self._directions = {metric.name: metric.direction for metric in stage.metrics} | cost.directions()
 
     def fail(self, place: tuple[Any, ...], message: str) -> NoReturn:
         raise BadInput(f"space {self._path.name}, line {self.line(place)}: {message}")
@@ -205,16 +202,13 @@ class _Reader:
         for name, value in content.items():
             place = ("fields", name)
             if name not in self._models:
-                near = difflib.get_close_matches(str(name), self._models, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(self._models)}"
-                self.fail(place, f"{self._stage.name} has no setting {name}{hint}")
+                self.fail(place, f"{self._stage.name} has no setting {name}; {suggest(name, self._models)}")
             if isinstance(value, dict):
                 searched[name] = self._range(place, value)
             elif isinstance(value, list):
                 searched[name] = self._choices(place, value)
             else:
-                self._check(place, value)
-                fixed[name] = value
+                fixed[name] = self._checked(place, value)
         if not searched:
             self.fail(("fields",), "the space is empty: give at least one setting a range or a list of values")
         return searched, fixed
@@ -227,7 +221,7 @@ class _Reader:
         for key in ("low", "high"):
             if isinstance(content.get(key), bool) or not isinstance(content.get(key), int | float):
                 self.fail(place, f"{name}: {key} = {content.get(key)}: a range needs numbers low and high")
-            self._check((*place, key), content[key])
+            self._checked((*place, key), content[key])
         field = self._models[name].model_fields[name].annotation
         kind: type[int] | type[float] = float if float in _members(field) else int
         numbers = {key: content[key] for key in ("low", "high", "step") if isinstance(content.get(key), int | float)}
@@ -242,7 +236,7 @@ class _Reader:
         if found.step is not None:
             if isinstance(found.step, bool) or not isinstance(found.step, int | float) or found.step <= 0:
                 self.fail((*place, "step"), f"{name}: step = {found.step}: must be a number above 0")
-            self._check((*place, "step"), found.low + found.step)
+            self._checked((*place, "step"), found.low + found.step)
             points = found.points() or []
             if not math.isclose(float(points[-1]), found.high):
                 self.fail(place, f"{name}: high = {found.high} is not low plus whole steps of {found.step}")
@@ -251,17 +245,20 @@ class _Reader:
     def _choices(self, place: tuple[str, str], content: list[Any]) -> tuple[Value, ...]:
         if not content:
             self.fail(place, f"{place[1]}: the list is empty")
+        choices: list[Value] = []
         for i, value in enumerate(content):
-            self._check((*place, i), value)
-            if value in content[:i]:
-                self.fail((*place, i), f"{place[1]}: {value} stands there twice")
-        return tuple(content)
+            choice = self._checked((*place, i), value)
+            if choice in choices:
+                self.fail((*place, i), f"{place[1]}: {choice} stands there twice")
+            choices.append(choice)
+        return tuple(choices)
 
-    def _check(self, place: tuple[Any, ...], value: Any) -> None:
-        """Hold one value against its field, as the command line would."""
+    def _checked(self, place: tuple[Any, ...], value: Any) -> Value:
+        """One value as its field has it, so that what means the same is the same."""
         name = place[1]
         try:
-            self._models[name].model_validate({name: value})
+            canonical: dict[str, Value] = self._models[name].model_validate({name: value}).canonical()
+            return canonical[name]
         except ValidationError as error:
             rules = [rule(fault["msg"]) for fault in error.errors() if fault["loc"][:1] == (name,)]
             self.fail(place, f"{name} = {value}: must be {' or '.join(rules)}")
@@ -297,19 +294,10 @@ class _Reader:
 
     def _known(self, place: tuple[Any, ...], name: Any) -> None:
         if name not in self._directions:
-            near = difflib.get_close_matches(str(name), self._directions, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(self._directions)}"
-            self.fail(place, f"{self._stage.name} has no metric {name}{hint}")
+            self.fail(place, f"{self._stage.name} has no metric {name}; {suggest(name, self._directions)}")
 
 
 def _members(annotation: Any) -> set[Any]:
     """The plain types that a field's annotation allows."""
     parts = typing.get_args(annotation)
     return {annotation} if not parts else {each for part in parts for each in _members(part)}
-
-
-_RATES = ("samples_per_min", "tokens_per_s")
-_NUMBERS = tuple(
-    field.name for field in fields(Cost) if field.name not in {"hardware", "device", "samples", "sessions"}
-)
-COST_DIRECTIONS = dict.fromkeys(_RATES, "maximize") | dict.fromkeys(_NUMBERS, "minimize")

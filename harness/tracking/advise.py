@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.measuring import cost
 from harness.running.hardware import Profile
 from harness.stage import BadInput, Goal, Remedy, Stage
 
@@ -67,8 +68,9 @@ def _needs_of_inference(run: Past) -> Iterator[tuple[Goal, str]]:
     if any(words in run.error.lower() for words in _OUT_OF_MEMORY):
         yield "memory", f"it failed: {' '.join(run.error.split())[:200]}"
     elif run.memory_gb:
-        peak = "peak_device_gb" if "peak_device_gb" in run.metrics else "peak_rss_gb"
-        if run.metrics.get(peak, 0) > _FULL * run.memory_gb:
+        peaks = {figure.bound: figure.name for figure in cost.COSTS if figure.name in run.metrics}
+        peak = peaks.get("device") or peaks.get("host")
+        if peak and run.metrics[peak] > _FULL * run.memory_gb:
             yield "memory", f"{peak} {run.metrics[peak]:.1f} of {run.memory_gb:.1f} GiB"
     if speed := run.metrics.get("samples_per_min"):
         yield "speed", f"samples_per_min {speed:,.1f}"

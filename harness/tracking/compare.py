@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import pandas as pd
 from pydantic import Field
 
-from harness.stage import BadInput, Params, Stage
+from harness.measuring import cost
+from harness.stage import BadInput, Direction, Params, Stage, suggest
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _NO_SETTINGS = {"params.hardware"}  # has a column of its own
-_AXES = {"samples_per_min": True, "peak_rss_gb": False, "peak_device_gb": False}  # whether more is better
 
 
 class CompareOptions(Params):
@@ -42,14 +41,13 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
     `runs` has a row a run, with columns run_id, name, status, metrics.…, params.… and tags.…, as MLflow lists them.
     """
     metric = options.metric or stage.metrics[0].name
-    costs = {name: "maximize" if more else "minimize" for name, more in _AXES.items()}
-    directions = {each.name: each.direction for each in stage.metrics} | costs
+    directions = {known.name: known.direction for known in stage.metrics} | cost.directions()
     if metric not in directions:
-        raise BadInput(f"compare: {stage.name} has no metric {metric}; there are {', '.join(directions)}")
+        raise BadInput(f"compare: {stage.name} has no metric {metric}; {suggest(metric, directions)}")
     column = f"metrics.{metric}"
     if column in runs:
         runs = runs[(runs["status"] == "FINISHED") & runs[column].notna()]
-        runs = runs[_begins(runs, "tags.hardware", options.hardware) & _begins(runs, "tags.data_digest", options.data)]
+        runs = _beginning(_beginning(runs, "tags.hardware", options.hardware), "tags.data_digest", options.data)
     if column not in runs or runs.empty:
         raise BadInput(f"compare: no finished run of {stage.name} with {metric} fits; python -m harness {stage.name}")
     digests = runs["tags.data_digest"].fillna("unknown").unique() if "tags.data_digest" in runs else ["unknown"]
@@ -60,9 +58,9 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
         )
     ranked = runs.sort_values(column, ascending=directions[metric] == "minimize", kind="stable", ignore_index=True)
     low, high = f"{column}_low", f"{column}_high"
-    shown = {"rank": ranked.index + 1, "run": ranked["name"], metric: ranked[column]}
+    shown: dict[str, Any] = {"rank": ranked.index + 1, "run": ranked["name"], metric: ranked[column]}
     shown |= {name.removeprefix("metrics."): ranked[name] for name in (low, high) if name in ranked}
-    shown |= {name: ranked[f"metrics.{name}"] for name in _AXES if f"metrics.{name}" in ranked}
+    shown |= {axis.name: ranked[f"metrics.{axis.name}"] for axis in _axes() if f"metrics.{axis.name}" in ranked}
     shown |= {name: ranked[f"tags.{name}"] for name in ("hardware", "audit", "replayed") if f"tags.{name}" in ranked}
     varied = [
         name
@@ -71,29 +69,35 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
     ]
     shown |= {name: ranked[name] for name in varied}
     shown |= {"data": ranked["tags.data_digest"].str[:10]} if len(digests) > 1 else {}
-    table = pd.DataFrame(shown | {"run_id": ranked["run_id"]})
-    return table.assign(pareto=_front(table, metric, directions[metric] != "minimize"))
+    table = ranked[["run_id"]].assign(**shown)[[*shown, "run_id"]]
+    return table.assign(pareto=_front(table, metric, directions))
 
 
-def _begins(runs: pd.DataFrame, column: str, start: str | None) -> pd.Series[bool]:
+def _beginning(runs: pd.DataFrame, column: str, start: str | None) -> pd.DataFrame:
+    """The runs whose tag begins like this."""
     if start is None:
-        return pd.Series(True, index=runs.index)
-    if column not in runs:
-        return pd.Series(False, index=runs.index)
-    return runs[column].fillna("").str.startswith(start)
+        return runs
+    return runs[runs[column].fillna("").str.startswith(start)] if column in runs else runs[:0]
 
 
-def _front(table: pd.DataFrame, metric: str, more: bool) -> list[bool]:
+def _axes() -> list[cost.CostMetric]:
+    return [figure for figure in cost.COSTS if figure.axis]
+
+
+def _front(table: pd.DataFrame, metric: str, directions: Mapping[str, Direction]) -> list[bool]:
     """Whether no other run is at least as good in quality, speed and memory, and better in one of them."""
-    known = [name for name in _AXES if name in table and table[name].notna().all()]
-    signs = np.array([1.0 if more else -1.0, *(1.0 if _AXES[name] else -1.0 for name in known)])
-    values = table[[metric, *known]].to_numpy(float) * signs
-    return [not ((values >= own).all(axis=1) & (values > own).any(axis=1)).any() for own in values]
+    from harness.running.dominance import undominated
+
+    names = [metric, *(axis.name for axis in _axes() if axis.name in table and table[axis.name].notna().all())]
+    losses = table[names].to_numpy(float) * [1.0 if directions[name] == "minimize" else -1.0 for name in names]
+    return [bool(kept) for kept in undominated(losses, equals=True)]
 
 
 def figures(table: pd.DataFrame, metric: str) -> dict[str, Callable[[], Figure]]:
     """Quality against speed and against memory."""
-    known = [name for name in _AXES if name in table and table[name].notna().any()]
+    known = [
+        axis.name for axis in _axes() if axis.name in table.columns.drop(metric) and table[axis.name].notna().any()
+    ]
     return {f"{metric}_by_{name}": partial(_scatter, table, metric, name) for name in known}
 
 
@@ -103,8 +107,8 @@ def _scatter(table: pd.DataFrame, metric: str, against: str) -> Figure:
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
-    tags = table["hardware"].fillna("unknown") if "hardware" in table else pd.Series("unknown", index=table.index)
-    for tag, rows in table.groupby(tags):
+    tagged = table.assign(hardware=table["hardware"].fillna("unknown") if "hardware" in table else "unknown")
+    for tag, rows in tagged.groupby("hardware"):
         axes.scatter(rows[against], rows[metric], label=str(tag), alpha=0.7)
     best = table[table["pareto"]]
     axes.scatter(best[against], best[metric], s=120, facecolors="none", edgecolors="black", label="no other beats it")

@@ -25,7 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from harness.running.audit import verdict
 from harness.running.records import write_records
-from harness.running.run import Plan, Result, write_json
+from harness.running.run import Result, write_json
+from harness.running.settings import Plan
 from harness.stage import BadInput, Finding
 
 if TYPE_CHECKING:

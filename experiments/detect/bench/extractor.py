@@ -22,7 +22,7 @@ from experiments.detect.inference.embed import embedder
 from experiments.detect.inference.encode import Encoded, Span
 from experiments.models import packed
 from experiments.models.language import LanguageModel
-from harness.measuring.measure import peak_rss, reset_peak_rss
+from harness.measuring.memory import peak_rss, reset_peak_rss
 from harness.stage import Progress
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}

@@ -17,7 +17,8 @@ from experiments.detect.inference.encode import Encoded
 from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import language
-from harness.measuring.measure import Clock, peak_rss, reset_peak_rss
+from harness.measuring.clock import Clock
+from harness.measuring.memory import peak_rss, reset_peak_rss
 from harness.running.work import Compute, Part
 
 Extract = Callable[[list[Encoded]], list[Features]]

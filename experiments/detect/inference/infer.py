@@ -14,7 +14,7 @@ from experiments.detect.inference.encode import Encoded, encode
 from experiments.detect.inference.extract import Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import language
-from harness.measuring.measure import Clock
+from harness.measuring.clock import Clock
 from harness.running import cache
 from harness.running.work import here, in_workers, records, work
 from harness.stage import BadInput, Context, Records

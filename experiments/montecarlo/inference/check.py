@@ -13,7 +13,7 @@ from experiments.montecarlo.inference.compute import Job, load, prepare
 from experiments.montecarlo.inference.images import evenly
 from experiments.montecarlo.inference.params import ORIGINAL, PREFIX
 from experiments.montecarlo.inference.pixels import Pixels, Row
-from harness.measuring.measure import Clock
+from harness.measuring.clock import Clock
 
 _STATISTICS = ("trace_pre", "trace_post")
 

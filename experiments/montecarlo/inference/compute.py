@@ -19,7 +19,8 @@ from experiments.montecarlo.inference import passes
 from experiments.montecarlo.inference.dropout import Dropout, attached, key
 from experiments.montecarlo.inference.params import MontecarloInfer
 from experiments.montecarlo.inference.pixels import Pixels, Row
-from harness.measuring.measure import Clock, Reading
+from harness.measuring.clock import Clock
+from harness.measuring.cost import Reading
 from harness.running.work import die_with_parent
 
 Batch = tuple[Sequence[Row], Sequence[int]]  # the images, and the trials that are to be run on them

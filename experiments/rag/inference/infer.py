@@ -20,7 +20,7 @@ from experiments.rag.inference.judge import Answer, Row
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.retrieve import Embed, Ranking
 from experiments.rag.inference.text import abstains, correct, normalise, sentences
-from harness.measuring.measure import Clock
+from harness.measuring.clock import Clock
 from harness.running.work import records
 from harness.stage import BadInput, Context, Records
 
