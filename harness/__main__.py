@@ -79,7 +79,7 @@ def _main(arguments: list[str]) -> int:
         tracked_run.begin(plan)
         result = run.execute(plan, progress)
         tracked_run.record(result)
-        show(result)
+        show(result, "debug" in given)
         print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
         print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}")
         headline = stage.metrics[0].name
@@ -126,7 +126,7 @@ def _sweep(given: argparse.Namespace) -> int:
             planned.settings(),
             conclusion.metrics,
             planned.tags() | best | {"kind": "study", "note": _summary(conclusion)},
-            conclusion.findings,
+            conclusion.audit,
             sweep.table(trials, planned),
         )
         texts = {
@@ -136,11 +136,11 @@ def _sweep(given: argparse.Namespace) -> int:
         drawn = conclusion.selection.figures if conclusion.selection else {}
         tracked_run.record_files({**sweep.figures(study), **drawn}, texts | {"figures.html": sweep.interactive(study)})
         show_trials(planned, trials)
-        show_conclusion(conclusion)
+        show_conclusion(conclusion, "debug" in given)
         print(f"\nrun {tracked_run.name} ({tracked_run.run_id}) in {tracked_run.store}")
         print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}, filter: {planned.filter()}")
         if conclusion.winner is None:
-            raise BadInput(f"sweep: {conclusion.findings[0].message}")
+            raise BadInput(f"sweep: {conclusion.audit.findings[0].message}")
     return 0
 
 

@@ -19,10 +19,10 @@ from pydantic import Field, ValidationError
 
 from harness.measuring.measure import Clock
 from harness.running import cache, hardware
-from harness.running.audit import audit, verdict
+from harness.running.audit import Audit, audit, muted_codes
 from harness.running.journal import open_journal
 from harness.running.records import read_records, require_sound, write_records
-from harness.stage import BadInput, Context, Finding, Params, Progress, Records, Report, Stage, rule
+from harness.stage import Audited, BadInput, Context, Finding, Params, Progress, Records, Report, Stage, rule
 
 P = TypeVar("P", bound=Params)
 
@@ -50,6 +50,9 @@ class RunOptions(Params):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in inference")
     cache: Literal["use", "refresh", "off"] = Field(
         "use", description="take records from the cache, measure again and replace them, or leave the cache alone"
+    )
+    mute: str | None = Field(
+        None, description="codes of checks, with commas between, whose findings are known: they are listed apart"
     )
     profile: bool = Field(
         False, description="log a torch profiler trace of the first batches; it slows them, so the cache is left alone"
@@ -83,7 +86,7 @@ class Result:
     plan: Plan
     records: Records
     report: Report
-    findings: list[Finding]
+    audit: Audit
     digests: dict[str, str]
     environment: dict[str, str]
     replayed: bool
@@ -101,8 +104,7 @@ class Result:
             "stage": self.plan.stage.name,
             "metrics": self.report.metrics,
             "undefined": self.report.undefined,
-            "audit": verdict(self.findings),
-            "findings": [vars(finding) for finding in self.findings],
+            **self.audit.as_json(),
             "params": {name: {"value": value, "origin": self.plan.origins[name]} for name, value in settings.items()},
             "cost": vars(cost) | {"samples_per_min": cost.metrics().get("samples_per_min")} if cost else None,
             "shares": self.shares,
@@ -124,14 +126,14 @@ def execute(plan: Plan, progress: Progress) -> Result:
             write_records(records, Path(plan.options.save_records).expanduser())
     with clock.spending("scoring"):
         report = plan.stage.score(records, plan.score)
-        findings = audit(plan.stage, records, report, plan.score, replayed)
+        audited = audit(Audited(plan.stage, records, report, plan.score, replayed), plan.options.mute)
     if plan.options.profile and clock.trace is None:
         why = "no batch was computed in this process, so there is no trace; infer anew, with workers=1"
-        findings.append(Finding("info", "no_trace", why))
+        audited = audited.adding(Finding("info", "no_trace", why))
     settings = {name: value for name, value in plan.settings.items() if name != "records"}
     digests = digests | {"config": digest(settings)}  # a new dict: the old one is the records' own
     surroundings = environment(plan.machine)
-    result = Result(plan, records, report, findings, digests, surroundings, replayed, clock.shares(), clock.trace)
+    result = Result(plan, records, report, audited, digests, surroundings, replayed, clock.shares(), clock.trace)
     if plan.options.report:
         write_json(Path(plan.options.report).expanduser(), result.as_json())
     return result
@@ -150,6 +152,7 @@ def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[har
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise BadInput(f"{stage.name} has no setting {name}; {hint}")
     options = validate(RunOptions, stage, given, dict.fromkeys(given, "given"))
+    muted_codes(stage, options.mute)  # an unknown one is refused before anything is inferred
     machine = hardware.find_machine()
     unchecked = options.hardware_unchecked
     profile = hardware.choose_profile(options.hardware, machine, profiles, unchecked=unchecked)
