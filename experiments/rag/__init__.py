@@ -35,9 +35,10 @@ RAG = Stage(
     summary="hallucination detectors side by side, under retrieval of high, medium and low quality",
     package=__name__,
     packages=(
-        "bitsandbytes", "bm25s", "httpx2", "huggingface-hub", "instructor", "nltk", "numpy", "openai", "pandas",
-        "psutil", "pydantic", "ragas", "rapidfuzz", "rouge-score", "sacrebleu", "safetensors", "sentence-transformers",
-        "tokenizers", "torch", "transformers",
+        "accelerate", "bitsandbytes", "bm25s", "httpx2", "huggingface-hub", "instructor", "langchain-community", "nltk",
+        "numpy", "openai", "pandas", "psutil", "pydantic", "ragas", "rapidfuzz", "rouge-score", "sacrebleu",
+        "safetensors", "scikit-learn", "sentence-transformers", "tokenizers", "torch", "torchvision", "tqdm",
+        "transformers",
     ),
     infer_params=RagInfer,
     score_params=RagScore,

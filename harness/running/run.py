@@ -6,31 +6,21 @@ import difflib
 import hashlib
 import json
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
 from harness.measuring.measure import Clock
-from harness.running import cache, hardware
+from harness.running import cache, hardware, surroundings
 from harness.running.audit import Audit, audit, muted_codes
 from harness.running.journal import open_journal
 from harness.running.records import read_records, require_sound, write_records
 from harness.stage import Audited, BadInput, Context, Finding, Params, Progress, Records, Report, Stage, rule
 
 P = TypeVar("P", bound=Params)
-
-_PACKAGES = (
-    "torch", "transformers", "open_clip_torch", "timm", "pillow", "scikit-learn", "numpy", "pandas", "scipy",
-    "bitsandbytes", "mlflow",
-)  # fmt: skip
-_CACHE_PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "pillow", "bitsandbytes")
 
 
 class RunOptions(Params):
@@ -132,8 +122,8 @@ def execute(plan: Plan, progress: Progress) -> Result:
         audited = audited.adding(Finding("info", "no_trace", why))
     settings = {name: value for name, value in plan.settings.items() if name != "records"}
     digests = digests | {"config": digest(settings)}  # a new dict: the old one is the records' own
-    surroundings = environment(plan.machine)
-    result = Result(plan, records, report, audited, digests, surroundings, replayed, clock.shares(), clock.trace)
+    environment = surroundings.environment(plan.stage, plan.machine)
+    result = Result(plan, records, report, audited, digests, environment, replayed, clock.shares(), clock.trace)
     if plan.options.report:
         write_json(Path(plan.options.report).expanduser(), result.as_json())
     return result
@@ -174,18 +164,6 @@ def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[har
     return Plan(stage, options, infer, score, profile, machine, origins)
 
 
-def environment(machine: hardware.Machine) -> dict[str, str]:
-    """What a reader needs to compare two runs: versions, device, code commit."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "device": str(machine)}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    torch = sys.modules.get("torch")
-    return found | {"threads": str(torch.get_num_threads()) if torch else "unknown", "commit": _commit()}
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON; BadInput where the place does not allow it."""
     try:
@@ -207,8 +185,9 @@ def obtain(
         return records, digests, True
     with clock.spending("setup"):  # libraries are imported on the way
         digests = dict(plan.stage.inputs(plan.infer))
-        surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})  # whose memory is less
-        name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
+        deciding = surroundings.deciding(plan.stage, plan.profile.tag, plan.machine)
+        deciding |= {"process": "of its own"} if apart else {}  # whose memory is less
+        name = cache.key(plan.stage, plan.infer, digests, plan.options.seed, deciding)
     with clock.spending("io"):
         if use == "use" and (kept := cache.find(name)):
             return kept, digests, True
@@ -274,22 +253,6 @@ def validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], 
         raise BadInput(f"{stage.name}: {name} = {values[name]} ({origins[name]}): {allowed}") from error
 
 
-def _surroundings(plan: Plan) -> dict[str, str]:
-    packages = {name: value for name, value in environment(plan.machine).items() if name in _CACHE_PACKAGES}
-    return packages | {"hardware": plan.profile.tag, "device": plan.machine.name}
-
-
 def digest(content: Any) -> str:
     """SHA-256 of plain JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _commit() -> str:
-    """The commit of this checkout, with `+changes` when the tree differs from it."""
-    root = Path(__file__).parents[2]
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown: not a git checkout"
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
