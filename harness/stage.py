@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Direction = Literal["maximize", "minimize", "none"]
 Level = Literal["info", "warn", "fail"]
 Goal = Literal["memory", "speed", "quality"]
+Doubt = tuple[Level, str]  # about a result, with the sentence that says it
 
 
 class BadInput(ValueError):
@@ -49,6 +50,12 @@ def suggest(name: object, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+
+
+def some(names: Iterable[object]) -> str:
+    """The first few of some names, and how many there are besides."""
+    shown = list(map(str, names))
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
 class Params(BaseModel):
@@ -175,7 +182,7 @@ class Audited:
     stage: Stage[Any, Any]
     records: Records
     report: Report
-    params: Params
+    params: Any  # as the stage's score_params has them
     replayed: bool = False
 
 
@@ -189,7 +196,7 @@ class Check:
     code: str
     title: str
     mend: str
-    rule: Callable[[Audited], Iterable[tuple[Level, str]]]
+    rule: Callable[[Audited], Iterable[Doubt]]
 
     def findings(self, audited: Audited) -> Iterator[Finding]:
         """What the rule has to say."""
@@ -264,7 +271,6 @@ class Stage(Generic[I, S]):
     feature_ranges: Callable[[Records], Mapping[str, tuple[float, float]]]
     strata: Callable[[pd.DataFrame], tuple[pd.Series[Any], pd.Series[int]]]
     held_out: Callable[[Records, Records, S], Report]
-    audits: tuple[Callable[[Records, Report, S], Iterable[Finding]], ...] = ()
     checks: Callable[[], Sequence[Check]] = tuple
     read: Callable[[Path], Records] | None = None
     benches: Mapping[str, Callable[[str, int, bool, Progress], pd.DataFrame]] = field(default_factory=dict)

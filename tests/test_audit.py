@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments import STAGES
 from experiments.detect import DETECT
 from experiments.detect.scoring.params import DetectScore
 from harness.measuring.clock import Clock
 from harness.measuring.cost import Cost
-from harness.running import audit
-from harness.stage import Finding, Metric, Records, Report
+from harness.running.audit import Audit, audit, checks_of, muted_codes
+from harness.running.checks import CHECKS
+from harness.stage import Audited, BadInput, Finding, Metric, Records, Report, Stage
 
 METRICS = (
     Metric("auc", "", "maximize", "headline", chance=0.5),
@@ -22,7 +25,7 @@ METRICS = (
     Metric("auc_length", "", "none", "length alone", baseline_of="auc"),
     Metric("f1_prior", "", "none", "always yes", baseline_of="f1"),
 )
-STAGE = replace(DETECT, metrics=METRICS, audits=(), feature_ranges=lambda records: {"ecs_": (-1.0, 1.0)})
+STAGE = replace(DETECT, metrics=METRICS, checks=tuple, feature_ranges=lambda records: {"ecs_": (-1.0, 1.0)})
 SOUND = {"auc": 0.8, "auc_low": 0.75, "auc_high": 0.85, "f1": 0.7, "auc_length": 0.6, "f1_prior": 0.6}
 COST = Cost.of([Clock().lap()], "bench", "cpu")
 
@@ -35,13 +38,13 @@ def records(counts: dict[str, int] | None = None, cost: Any = COST, **columns: A
 def findings(
     seen: Records, metrics: dict[str, float] = SOUND, undefined: dict[str, str] | None = None, replayed: bool = False
 ) -> dict[str, Finding]:
-    found = audit.audit(STAGE, seen, Report(metrics, undefined or {}), DetectScore(), replayed)
-    return {finding.code: finding for finding in found}
+    audited = Audited(STAGE, seen, Report(metrics, undefined or {}), DetectScore(), replayed)
+    return {finding.code: finding for finding in audit(audited).findings}
 
 
 def test_a_sound_result_has_no_finding_and_the_verdict_ok() -> None:
     assert findings(records()) == {}
-    assert audit.verdict([]) == "ok"
+    assert Audit().verdict == "ok"
 
 
 @pytest.mark.parametrize(
@@ -113,17 +116,70 @@ def test_a_cost_that_was_not_measured_now_is_said_so() -> None:
 
 def test_findings_come_worst_first_and_the_verdict_is_the_worst() -> None:
     seen = records({"kept": 10, "errors": 9, "prompts_cut": 1}, cost=None, ecs_9_9=np.zeros(10))
-    found = audit.audit(STAGE, seen, Report(SOUND), DetectScore(), replayed=True)
+    found = audit(Audited(STAGE, seen, Report(SOUND), DetectScore(), replayed=True)).findings
     assert [each.level for each in found] == ["fail", "warn", "warn", "info"]
-    assert [audit.verdict(found[start:]) for start in range(4)] == [each.level for each in found]
+    assert [Audit(found[start:]).verdict for start in range(4)] == [each.level for each in found]
+    assert Audit(found[1:]).adding(found[0]).findings == found
+
+
+# --- what was asked, what passed, and what is known already ---------------------------------------------------------
+
+
+def test_what_passed_is_told_beside_what_did_not() -> None:
+    found = audit(Audited(STAGE, records(ecs_9_9=np.zeros(10)), Report(SOUND), DetectScore()))
+    assert [finding.code for finding in found.findings] == ["feature_constant"]
+    assert set(found.passed) == {check.code for check in CHECKS} - {"feature_constant"}
+    told = found.as_json()
+    assert told["checks"]["asked"] == len(CHECKS)
+    assert told["checks"]["passed"]["interval_wide"] == "the interval of the headline is wider than 0.2"
+    assert told["findings"] == [vars(finding) for finding in found.findings]
+
+
+def test_a_muted_check_is_set_apart_and_does_not_count() -> None:
+    audited = Audited(STAGE, records({"kept": 100, "skipped": 1, "prompts_cut": 1}), Report(SOUND), DetectScore())
+    whole, part = audit(audited), audit(audited, " inputs_skipped, cost_unknown ,")
+    assert [finding.code for finding in part.muted] == ["inputs_skipped"]
+    assert {*part.findings, *part.muted} == set(whole.findings)
+    assert part.passed == whole.passed
+    none_left = audit(audited, "inputs_skipped,inputs_truncated")
+    assert (whole.verdict, part.verdict, none_left.verdict) == ("warn", "warn", "ok")
+
+
+def test_a_muted_failure_still_counts_for_the_verdict() -> None:
+    audited = Audited(STAGE, records(), Report({}, {"auc": "no labels"}), DetectScore())
+    found = audit(audited, "headline_undefined")
+    assert ([finding.code for finding in found.findings], found.verdict) == ([], "fail")
+    assert found.as_json()["audit"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("mute", "said"),
+    [
+        ("interval_wde", "mute = interval_wde: detect has no check interval_wde; did you mean interval_wide?"),
+        ("in_sample,passes_needed", "mute = in_sample,passes_needed: detect has no check passes_needed; "),
+    ],
+)
+def test_a_check_that_is_not_there_cannot_be_muted(mute: str, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        muted_codes(DETECT, mute)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_check_has_a_code_of_its_own_and_says_what_it_looks_for_and_what_to_do(stage: Stage[Any, Any]) -> None:
+    checks = checks_of(stage)
+    assert len({check.code for check in checks}) == len(checks) > len(CHECKS)
+    assert [check.code for check in checks if not re.fullmatch("[a-z_]+", check.code)] == []
+    told = [text for check in checks for text in (check.title, check.mend)]
+    assert [text for text in told if not text or text.endswith(".") or "\n" in text] == []
 
 
 # --- what only `detect` can doubt ---------------------------------------------------------------------------------
 
 
 def doubts(frame: pd.DataFrame, metrics: dict[str, float] | None = None, **settings: Any) -> list[str]:
-    report, params = Report(metrics or {}), DetectScore(**settings)
-    return [finding.code for rule in DETECT.audits for finding in rule(Records(frame, None, {}), report, params)]
+    audited = Audited(DETECT, Records(frame, None, {}), Report(metrics or {}), DetectScore(**settings))
+    return [finding.code for check in DETECT.checks() for finding in check.findings(audited)]
 
 
 def spans(ecs: Any, pks: Any) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -198,6 +199,20 @@ def test_one_class_alone_logs_what_can_be_measured(harness: Callable[..., Outcom
     assert recorded.tags["audit"] == "fail"
 
 
+def test_a_headline_that_is_undefined_fails_the_run_even_where_that_is_muted(harness: Callable[..., Outcome]) -> None:
+    outcome = harness("detect", *SOUND, "--dataset", "@/class.jsonl", "--mute", "headline_undefined")
+    assert (outcome.code, outcome.run.info.status, outcome.run.data.tags["audit"]) == (2, "FAILED", "fail")
+    assert "muted: headline_undefined (fail)" in outcome.out
+
+
+def test_a_check_that_is_not_there_is_refused_before_inference(
+    harness: Callable[..., Outcome], inputs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path / "cache"))
+    check_failure(harness("detect", *SOUND, "--mute", "in_smaple"), inputs, ["did you mean in_sample?"])
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize("option", ["report", "save_records"])
 def test_a_place_that_cannot_be_written_is_refused_before_inference(
     harness: Callable[..., Outcome], inputs: Path, option: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -334,6 +349,14 @@ def test_underscores_and_hyphens_name_the_same_setting(harness: Callable[..., Ou
     assert outcome.run.data.params["top_n"] == "2"
 
 
+def test_how_many_checks_have_passed_is_shown_and_with_debug_which(harness: Callable[..., Outcome]) -> None:
+    plain, debug = harness("detect", *SCORED), harness("detect", *SCORED, "--debug")
+    count = re.search(r"^  (\d+) checks, (\d+) passed$", plain.out, re.MULTILINE)
+    assert count is not None
+    assert "    passed  " not in plain.out
+    assert debug.out.count("\n    passed  ") == int(count[2]) < int(count[1])
+
+
 def test_saved_records_can_be_scored_again(harness: Callable[..., Outcome], tmp_path: Path) -> None:
     first = harness("detect", *SOUND, "--save_records", "kept.parquet").run.data
     again = harness("detect", "--records", "kept.parquet", "--folds", "2").run.data
@@ -423,6 +446,12 @@ def test_help_needs_neither_mlflow_nor_torch() -> None:
     out, err = process("-c", code).communicate()
     assert "--top-n INT" in out
     assert err == "set()\n"
+
+
+def test_stages_and_the_audit_come_without_what_only_their_work_needs() -> None:
+    names = "pandas", "numpy", "scipy", "sklearn"
+    code = f"import sys, experiments, harness.running.audit; print(set({names}) & set(sys.modules))"
+    assert process("-c", code).communicate() == ("set()\n", "")
 
 
 def test_a_process_that_fails_writes_nothing_but_its_line(store: str) -> None:

@@ -23,7 +23,7 @@ from experiments.judging import out_of_fold
 from experiments.statistics import best_f1_threshold
 from harness.running.audit import audit
 from harness.running.settings import RunOptions
-from harness.stage import BadInput, Records, Report, Stage
+from harness.stage import Audited, BadInput, Records, Report, Stage
 
 SCORERS = ("linear", "logistic", "ensemble")
 
@@ -82,7 +82,9 @@ def test_released_features_score_as_published_and_the_audit_sees_that_pks_is_deg
         "auc_pks": 0.45666087231352714,
     }
     assert {name: report.metrics[name] for name in published} == pytest.approx(published, abs=1e-9)
-    found = {finding.code: finding for finding in audit(DETECT, released, report, params, replayed=True)}
+    found = {
+        finding.code: finding for finding in audit(Audited(DETECT, released, report, params, replayed=True)).findings
+    }
     assert found["feature_out_of_range"].level == "fail"
     assert "pks_" in found["feature_out_of_range"].message
     assert found["feature_out_of_range"].message.count("ecs_") == 0

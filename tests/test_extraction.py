@@ -278,7 +278,7 @@ def test_a_cache_hit_says_so_and_keeps_the_measured_cost(execute: Any) -> None:
     first, again = execute(), execute(alpha="0.9")
     assert (first.replayed, again.replayed) == (False, True)
     assert again.records.cost == first.records.cost
-    assert "cost_replayed" in {finding.code for finding in again.findings}
+    assert "cost_replayed" in {finding.code for finding in again.audit.findings}
     refreshed, off = execute(cache="refresh"), execute(cache="off")
     assert not refreshed.replayed
     assert not off.replayed
@@ -294,7 +294,7 @@ def test_cuts_are_counted(execute: Any) -> None:
     counts = result.records.origin["counts"]
     assert (counts["read"], counts["kept"]) == (4, 4)
     assert (counts["prompts_cut"], counts["cut_to_window"]) == (1, 2)  # characters of one, then tokens of two
-    told = [finding.message for finding in result.findings if finding.code == "inputs_truncated"]
+    told = [finding.message for finding in result.audit.findings if finding.code == "inputs_truncated"]
     assert [message[:6] for message in told] == ["1 of 4", "2 of 4"]
 
 

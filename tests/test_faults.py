@@ -18,8 +18,8 @@ import pytest
 from experiments.detect import DETECT
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
-from harness.running.audit import audit, confounded
-from harness.stage import Finding, Metric, Records, Report, Stage
+from harness.running.audit import audit
+from harness.stage import Audited, Finding, Metric, Records, Report, Stage
 
 RNG = np.random.default_rng(1)
 N = 240
@@ -31,7 +31,7 @@ def audited(
     """The report on these records, and the findings by code."""
     records, params = Records(frame, None, {"counts": {}} | (origin or {})), DetectScore(**settings)
     report = stage.score(records, params)
-    return report, {finding.code: finding for finding in audit(stage, records, report, params, replayed=False)}
+    return report, {finding.code: finding for finding in audit(Audited(stage, records, report, params)).findings}
 
 
 def responses(**columns: Any) -> pd.DataFrame:
@@ -115,9 +115,10 @@ def test_groups_too_small_to_tell_are_not_called_confounded() -> None:
     inside = {f"auc_in_task/{task}": 0.72 for task in ("talk", "faq_low")}
     inside |= {f"{name}_{end}": value for name in inside for end, value in (("low", 0.48), ("high", 0.9))}
     whole = {"auc": 0.8, "auc_low": 0.75, "auc_high": 0.85}
-    assert list(confounded(DETECT, Report(whole | inside))) == []
     lower = {name: value - 0.2 for name, value in inside.items()}
-    assert [finding.code for finding in confounded(DETECT, Report(whole | lower))] == ["confounded"]
+    for metrics, doubted in ((whole | inside, False), (whole | lower, True)):
+        audited = Audited(DETECT, Records(responses(), None, {}), Report(metrics), DetectScore())
+        assert ("confounded" not in audit(audited).passed) == doubted
 
 
 def test_every_finding_says_what_to_do() -> None:
@@ -135,7 +136,7 @@ def test_every_finding_says_what_to_do() -> None:
 RUBRIC = ("faithfulness", "fact_recall", "consistency", "hallucination")
 JUDGED = replace(
     DETECT,
-    audits=(),
+    checks=tuple,
     score=lambda *_: Report({"auc": 0.8}),
     feature_ranges=lambda _: dict.fromkeys(RUBRIC, (1.0, 10.0)),
 )

@@ -24,7 +24,7 @@ from experiments.detect.scoring.metrics import QUICK
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
 from harness.running.audit import audit
-from harness.stage import BadInput, Records
+from harness.stage import Audited, BadInput, Records
 from tests.tiny import features
 
 
@@ -265,7 +265,7 @@ def test_best_alpha_is_learned_from_training_responses_only() -> None:
 def test_a_best_alpha_that_gains_nothing_is_doubted() -> None:
     records = Records(made().assign(ecs_0_0=lambda frame: frame["pks_0"]), None, {"counts": {}})
     params = DetectScore(alpha="best", heads="0.0", top_k=1, protocol="published")
-    found = audit(DETECT, records, DETECT.score(records, params), params, replayed=False)
+    found = audit(Audited(DETECT, records, DETECT.score(records, params), params)).findings
     assert "part_beats_whole" in {finding.code for finding in found}
 
 

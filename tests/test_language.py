@@ -73,16 +73,16 @@ def test_offloaded_weights_give_the_same_records(execute: Any) -> None:
 
 
 def test_a_lower_precision_says_what_it_changes(execute: Any) -> None:
-    found = {finding.code: finding for finding in execute(precision="bf16", precision_check="3").findings}
+    found = {finding.code: finding for finding in execute(precision="bf16", precision_check="3").audit.findings}
     assert "against fp32, bf16 moves ECS by" in found["precision_changes_features"].message
     assert "on 3 responses" in found["precision_changes_features"].message
     for quiet in (execute(precision="bf16", precision_check="0"), execute()):
-        assert not {"precision_changes_features", "batch_changes_features"} & {each.code for each in quiet.findings}
+        assert {"precision_changes_features", "batch_changes_features"} <= set(quiet.audit.passed)
 
 
 def test_a_precision_that_cannot_be_checked_says_so(execute: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.detect.inference.check.free_bytes", lambda *_: 1000.0)
-    found = {finding.code: finding for finding in execute(precision="bf16").findings}
+    found = {finding.code: finding for finding in execute(precision="bf16").audit.findings}
     assert "fp32 weights need" in found["precision_unchecked"].message
 
 

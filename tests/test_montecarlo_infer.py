@@ -407,7 +407,7 @@ def test_half_precision_gives_nearly_the_same(folder: Path) -> None:
     looked_at = ["eight/0.png", "three/2.png"]
     said = lower.records.origin["checked"]
     assert said["trace_pre"] == pytest.approx(moved.loc[looked_at, :, 0, 32].median(), rel=0.5)
-    assert "precision_changes_uncertainty" in {finding.code for finding in lower.findings}
+    assert "precision_changes_uncertainty" in {finding.code for finding in lower.audit.findings}
 
 
 @pytest.mark.slow
@@ -542,7 +542,7 @@ def test_unusual_images_are_read_and_broken_ones_are_named_and_counted(folder: P
     counts = result.records.origin["counts"]
     assert (counts["kept"], counts["errors"], counts["sixteen_bit"], counts["animated"]) == (6, 2, 1, 1)
     assert result.records.origin["broken"].keys() == {"broken.png", "text.jpg"}
-    said = {finding.code: finding.message for finding in result.findings}
+    said = {finding.code: finding.message for finding in result.audit.findings}
     assert "broken.png" in said["images_broken"]
     # Sixteen bits are scaled, not clipped, and the first frame is the one looked at.
     for name in ("sixteen.png", "alpha.png", "palette.gif", "moving.gif"):
@@ -592,7 +592,7 @@ def test_a_wrong_setting_is_one_clear_line(given: dict[str, Any], said: str, fol
 def test_pixels_that_do_not_fit_move_to_a_file_and_say_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "_free", lambda place, device: 1e4)
     result = execute(images=folder)
-    said = {finding.code: finding.message for finding in result.findings}["pixels_moved"]
+    said = {finding.code: finding.message for finding in result.audit.findings}["pixels_moved"]
     assert "more than 50% of" in said
     assert said.endswith("they are kept in a temporary file")
     with pytest.raises(BadInput, match=r"pixels = device: pixels take .* GiB, more than 50% .*; pixels=auto finds"):

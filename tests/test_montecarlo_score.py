@@ -25,7 +25,7 @@ from experiments.montecarlo.scoring.score import STATUSES, Scaling, Trials, gate
 from harness.running import hardware, run
 from harness.running.audit import audit
 from harness.running.settings import resolve
-from harness.stage import BadInput, Finding, Records, Report, Undefined
+from harness.stage import Audited, BadInput, Finding, Records, Report, Undefined
 from harness.sweeping.trial import split
 
 RNG = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def score(frame: pd.DataFrame, **settings: Any) -> Report:
 def findings(frame: pd.DataFrame, origin: dict[str, Any] | None = None, **settings: Any) -> dict[str, Finding]:
     params = MontecarloScore(**settings)
     records = Records(frame, None, origin or {"counts": {}})
-    found = audit(MONTECARLO, records, MONTECARLO.score(records, params), params, replayed=False)
+    found = audit(Audited(MONTECARLO, records, MONTECARLO.score(records, params), params)).findings
     return {finding.code: finding for finding in found}
 
 

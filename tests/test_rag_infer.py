@@ -270,7 +270,7 @@ def test_a_metric_that_the_judge_cannot_give_is_missing_alone(server: Endpoint) 
     assert frame["ragas_faithfulness"].isna().all()
     assert frame["ragas_precision"].notna().all()
     assert found.report.metrics["missing/ragas"] == 0
-    assert "failures_scored" not in {finding.code for finding in found.findings}
+    assert "failures_scored" not in {finding.code for finding in found.audit.findings}
 
 
 def test_replies_kept_before_a_run_are_counted_for_they_cost_it_nothing(server: Endpoint) -> None:
@@ -280,7 +280,7 @@ def test_replies_kept_before_a_run_are_counted_for_they_cost_it_nothing(server: 
     assert len(server.requests) == asked
     assert first.records.origin["counts"]["replies_kept_before"] == 0
     assert second.records.origin["counts"]["replies_kept_before"] == asked
-    told = [{finding.code for finding in found.findings} for found in (first, second)]
+    told = [{finding.code for finding in found.audit.findings} for found in (first, second)]
     assert ["cost_of_kept_replies" in codes for codes in told] == [False, True]
 
 
@@ -339,7 +339,7 @@ def test_given_answers_are_judged_as_they_come(tmp_path: Path) -> None:
     assert set(frame["tier"]) == {"given"}
     assert (frame["passages"] == 2).all()
     assert found.report.metrics["auc/lexical"] == 1.0
-    assert "nli_knows_no_english" in {finding.code for finding in found.findings}
+    assert "nli_knows_no_english" in {finding.code for finding in found.audit.findings}
     assert list(execute(dataset=path, limit=4, label="answers").records.frame["label"]) == [0, 1] * 4
 
 
@@ -424,4 +424,4 @@ def test_halueval_is_told_apart_better_by_length_than_by_most_detectors(real_dat
     assert len(found.records.frame) == 1000
     assert found.report.metrics["auc_length"] == pytest.approx(0.933, abs=0.005)
     assert found.report.metrics["auc/lexical"] == pytest.approx(0.906, abs=0.01)
-    assert "trivial_baseline" in {finding.code for finding in found.findings}
+    assert "trivial_baseline" in {finding.code for finding in found.audit.findings}

@@ -17,8 +17,8 @@ from experiments.rag import RAG
 from experiments.rag.scoring.params import RagScore
 from experiments.rag.scoring.score import fit, out_of_fold, read_answers
 from harness.running.audit import audit
-from harness.running.run import _require_sound
-from harness.stage import BadInput, Records, Undefined
+from harness.running.records import require_sound
+from harness.stage import Audited, BadInput, Records, Undefined
 
 TIERS = ("high", "medium", "low")
 DETECTORS = ("lexical", "nli", "string")
@@ -192,7 +192,7 @@ def test_abstentions_are_neither_right_nor_wrong() -> None:
     silent = rows.iloc[:30].assign(verdict="abstained", label=0, evidence=0, item=lambda r: r["item"] + "/silent")
     silent[[name for name in silent if name.startswith(("lexical_", "nli_", "string_"))]] = np.nan
     both = pd.concat([rows, silent], ignore_index=True)
-    _require_sound(Records(both, None, {}))
+    require_sound(Records(both, None, {}))
     plain, found = report(rows).metrics, report(both).metrics
     assert found.pop("abstained") == pytest.approx(30 / 150)
     assert {name: value for name, value in found.items() if not name.startswith("abstained")} == pytest.approx(
@@ -203,12 +203,12 @@ def test_abstentions_are_neither_right_nor_wrong() -> None:
 def test_a_score_that_is_missing_is_left_out_and_counted() -> None:
     rows = frame().assign(ragas_faithfulness=lambda r: 1 - r["label"] * 0.5, error_ragas="")
     rows.loc[:9, "ragas_faithfulness"], rows.loc[:9, "error_ragas"] = np.nan, "no reply within 60 s"
-    _require_sound(Records(rows, None, {}))
+    require_sound(Records(rows, None, {}))
     found = report(rows)
     assert (found.metrics["missing/ragas"], found.metrics["missing/fused"], found.metrics["missing/nli"]) == (10, 10, 0)
     assert found.metrics["auc/ragas"] == 1.0
     assert found.metrics["auc/nli"] == report(frame()).metrics["auc/nli"]
-    findings = audit(RAG, Records(rows, None, {"counts": {}}), found, RagScore(), replayed=False)
+    findings = audit(Audited(RAG, Records(rows, None, {"counts": {}}), found, RagScore())).findings
     (failure,) = [finding for finding in findings if finding.code == "failures"]
     assert "10 of 120 rows (8%) failed (error_ragas), the most by: no reply within 60 s" in failure.message
 
@@ -236,14 +236,14 @@ def test_a_detector_is_held_against_length_and_tier_alone() -> None:
     assert found.metrics["auc_length"] == 1.0
     rates = rows.groupby("tier")["label"].transform("mean")
     assert found.metrics["auc_tier"] == pytest.approx(roc_auc_score(rows["label"], rates))
-    codes = {each.code for each in audit(RAG, Records(rows, None, {"counts": {}}), found, RagScore(), replayed=False)}
+    codes = {each.code for each in audit(Audited(RAG, Records(rows, None, {"counts": {}}), found, RagScore())).findings}
     assert "trivial_baseline" in codes
 
 
 def test_a_detector_that_points_the_wrong_way_is_named() -> None:
     rows = frame()
     rows[["nli_min", "nli_mean"]] = 1 - rows[["nli_min", "nli_mean"]]
-    found = audit(RAG, Records(rows, None, {"counts": {}}), report(rows), RagScore(), replayed=False)
+    found = audit(Audited(RAG, Records(rows, None, {"counts": {}}), report(rows), RagScore())).findings
     (inverted,) = [finding for finding in found if finding.code == "detector_inverted"]
     assert "auc/nli" in inverted.message
 

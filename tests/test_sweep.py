@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -334,6 +335,19 @@ def test_without_a_holdout_the_best_value_is_called_too_good(place: Path) -> Non
     (parent,) = runs("study")
     assert "no_holdout" in parent.data.tags["mlflow.note.content"]
     assert "auc_holdout" not in parent.data.metrics
+
+
+def test_a_muted_check_of_the_winner_is_listed_apart(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words("--trials=4", "--mute=interval_wide,cost_unknown", "--debug")) == 0
+    out = capsys.readouterr().out
+    assert "muted: " in out
+    assert "cost_unknown (info)" in out
+    assert re.search(r"\d+ checks, \d+ passed", out)
+    assert "passed  feature_constant, which looks whether a feature has the same value in every row" in out
+    (parent,) = runs("study")
+    assert "cost_unknown" in parent.data.tags["muted"]
+    assert main(words("--trials=4", "--mute=no_holdout")) == 2
+    assert "mute = no_holdout: detect has no check no_holdout" in capsys.readouterr().err
 
 
 def test_several_objectives_have_a_front_and_a_knee(place: Path) -> None:

@@ -77,10 +77,24 @@ def test_a_run_holds_settings_metrics_and_tags(client: mlflow.MlflowClient, exec
         "undefined.auc_task": "the data name no tasks",
     }
     assert {name: stored.data.tags[name] for name in expected} == expected
-    assert stored.data.tags["audit"] in {"ok", *(finding.level for finding in result.findings)}
+    assert stored.data.tags["audit"] in {"ok", *(finding.level for finding in result.audit.findings)}
     assert "origin.m" not in stored.data.tags
     note = stored.data.tags["mlflow.note.content"]
-    assert all(finding.message in note for finding in result.findings)
+    assert all(finding.message in note for finding in result.audit.findings)
+
+
+def test_a_muted_finding_is_listed_apart_wherever_findings_are(
+    client: mlflow.MlflowClient, execute: Execute, tmp_path: Path
+) -> None:
+    result, opened = execute(protocol="published", mute="in_sample")
+    assert [finding.code for finding in result.audit.muted] == ["in_sample"]
+    tags = client.get_run(opened.run_id).data.tags
+    assert (tags["muted"], tags["audit"]) == ("in_sample", result.audit.verdict)
+    assert "muted: **warn** `in_sample`" in tags["mlflow.note.content"]
+    report = json.loads(Path(client.download_artifacts(opened.run_id, "report.json", str(tmp_path))).read_text())
+    assert [finding["code"] for finding in report["muted"]] == ["in_sample"]
+    assert "in_sample" not in {*(finding["code"] for finding in report["findings"]), *report["checks"]["passed"]}
+    assert "muted" not in client.get_run(execute()[1].run_id).data.tags
 
 
 def test_a_run_holds_figures_tables_records_and_report(

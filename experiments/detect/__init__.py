@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from experiments.detect.inference.params import DetectInfer
-from experiments.detect.scoring import audits, remedies
+from experiments.detect.scoring import remedies
 from experiments.detect.scoring.metrics import METRICS, QUICK
 from experiments.detect.scoring.params import DetectScore
 from harness.stage import Late, Records, Stage
@@ -31,8 +31,8 @@ DETECT = Stage(
     summary="ReDeEP hallucination detection: ECS of copying heads, PKS of layers, one forward pass a response",
     package=__name__,
     packages=(
-        "accelerate", "bitsandbytes", "huggingface-hub", "joblib", "numpy", "pandas", "psutil", "pydantic",
-        "safetensors", "sentence-transformers", "tokenizers", "torch", "transformers",
+        "accelerate", "bitsandbytes", "httpx2", "huggingface-hub", "joblib", "numpy", "pandas", "psutil", "pydantic",
+        "pydantic-core", "safetensors", "sentence-transformers", "tokenizers", "torch", "torchvision", "transformers",
     ),
     infer_params=DetectInfer,
     score_params=DetectScore,
@@ -41,7 +41,7 @@ DETECT = Stage(
     score=Late("experiments.detect.scoring.score", "score"),
     metrics=METRICS,
     feature_ranges=_feature_ranges,
-    audits=(audits.in_sample, audits.uninformative_features, audits.single_part, audits.lower_precision),
+    checks=Late("experiments.detect.scoring.audits", "checks"),
     read=Late("experiments.detect.scoring.released", "read_released"),
     benches={
         "inference": Late("experiments.detect.bench.extractor", "bench"),

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from experiments.montecarlo.inference.params import MontecarloInfer
-from experiments.montecarlo.scoring import audits, remedies
+from experiments.montecarlo.scoring import remedies
 from experiments.montecarlo.scoring.metrics import METRICS
 from experiments.montecarlo.scoring.params import MontecarloScore
 from harness.stage import Late, Records, Stage
@@ -40,8 +40,8 @@ MONTECARLO = Stage(
     summary="nested MC dropout over a CLIP or SigLIP encoder: K trials of T passes, reliability and validity",
     package=__name__,
     packages=(
-        "joblib", "numpy", "open_clip_torch", "pandas", "pillow", "psutil", "pydantic", "safetensors", "scikit-learn",
-        "timm", "tokenizers", "torch", "torchvision", "transformers",
+        "httpx2", "joblib", "numpy", "open_clip_torch", "pandas", "pillow", "psutil", "pydantic", "safetensors",
+        "scikit-learn", "timm", "tokenizers", "torch", "torchvision", "transformers",
     ),
     infer_params=MontecarloInfer,
     score_params=MontecarloScore,
@@ -50,15 +50,7 @@ MONTECARLO = Stage(
     score=Late("experiments.montecarlo.scoring.score", "score"),
     metrics=METRICS,
     feature_ranges=_feature_ranges,
-    audits=(
-        audits.more_passes,
-        audits.reliable_but_not_valid,
-        audits.blind_to_blur,
-        audits.prediction_missed,
-        audits.lower_precision,
-        audits.images_not_plain,
-        audits.pixels_moved,
-    ),
+    checks=Late("experiments.montecarlo.scoring.audits", "checks"),
     read=Late("experiments.montecarlo.scoring.released", "read_released"),
     benches={"inference": Late("experiments.montecarlo.bench.dropout", "bench")},
     strata=_strata,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from experiments.rag.inference.params import RagInfer
-from experiments.rag.scoring import audits, remedies
+from experiments.rag.scoring import remedies
 from experiments.rag.scoring.metrics import METRICS, QUICK
 from experiments.rag.scoring.params import RagScore
 from harness.stage import Late, Records, Stage
@@ -35,9 +35,10 @@ RAG = Stage(
     summary="hallucination detectors side by side, under retrieval of high, medium and low quality",
     package=__name__,
     packages=(
-        "bitsandbytes", "bm25s", "httpx2", "huggingface-hub", "instructor", "nltk", "numpy", "openai", "pandas",
-        "psutil", "pydantic", "ragas", "rapidfuzz", "rouge-score", "sacrebleu", "safetensors", "sentence-transformers",
-        "tokenizers", "torch", "transformers",
+        "accelerate", "bitsandbytes", "bm25s", "httpx2", "huggingface-hub", "instructor", "langchain-community", "nltk",
+        "numpy", "openai", "pandas", "psutil", "pydantic", "ragas", "rapidfuzz", "rouge-score", "sacrebleu",
+        "safetensors", "scikit-learn", "sentence-transformers", "tokenizers", "torch", "torchvision", "tqdm",
+        "transformers",
     ),
     infer_params=RagInfer,
     score_params=RagScore,
@@ -46,15 +47,7 @@ RAG = Stage(
     score=Late("experiments.rag.scoring.score", "score"),
     metrics=METRICS,
     feature_ranges=_feature_ranges,
-    audits=(
-        audits.builtin_nli,
-        audits.tiers_missed,
-        audits.tier_explains,
-        audits.cost_of_kept_replies,
-        audits.abstentions,
-        audits.inverted_detectors,
-        audits.fusion_gains_nothing,
-    ),
+    checks=Late("experiments.rag.scoring.audits", "checks"),
     benches={"inference": Late("experiments.rag.bench.batching", "bench")},
     strata=_strata,
     held_out=Late("experiments.rag.scoring.score", "held_out"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from harness.running import run
-from harness.stage import Finding
+from harness.running.audit import Audit
 
 if TYPE_CHECKING:
     from harness.sweeping.conclusion import Conclusion
@@ -48,7 +48,7 @@ def progress(total: int, description: str, unit: str = "samples", initial: int =
         yield advance
 
 
-def show(result: run.Result) -> None:
+def show(result: run.Result, debug: bool) -> None:
     """Metrics, then findings, worst first; what the stage's own summary shows by part stands there only."""
     metrics = {name: value for name, value in result.metrics().items() if name not in result.shares}
     summary = result.report.tables.get("summary")
@@ -71,7 +71,7 @@ def show(result: run.Result) -> None:
     parts = sorted(((share, name) for name, share in result.shares.items() if name.startswith("share_")), reverse=True)
     shown = ", ".join(f"{name.removeprefix('share_')} {share:.1%}" for share, name in parts)
     print(f"  of {result.shares['wall_seconds']:.1f} s: {shown}")
-    show_findings(result.findings)
+    show_audit(result.audit, debug)
 
 
 def show_trials(planned: Sweep, trials: list[Trial]) -> None:
@@ -88,7 +88,7 @@ def show_trials(planned: Sweep, trials: list[Trial]) -> None:
         print(f"  trial {trial.number:<5} {values}  with {settings}")
 
 
-def show_conclusion(conclusion: Conclusion) -> None:
+def show_conclusion(conclusion: Conclusion, debug: bool) -> None:
     for name, value in conclusion.metrics.items():
         if not name.endswith(("_low", "_high")):
             ends = [
@@ -96,7 +96,7 @@ def show_conclusion(conclusion: Conclusion) -> None:
             ]
             interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
             print(f"  {name:<26} {number(value):>12}{interval}")
-    show_findings(conclusion.findings)
+    show_audit(conclusion.audit, debug)
 
 
 def show_place(tracked_run: Tracked, more: str = "") -> None:
@@ -105,9 +105,17 @@ def show_place(tracked_run: Tracked, more: str = "") -> None:
     print(f"look at it: mlflow ui --backend-store-uri {tracked_run.store}{more}")
 
 
-def show_findings(findings: list[Finding]) -> None:
-    for finding in findings:
+def show_audit(audit: Audit, debug: bool) -> None:
+    """Findings, worst first; then what was muted, and how many checks have passed (which, where asked for)."""
+    for finding in audit.findings:
         print(f"  {finding.level.upper():<4}  {finding.code}: {finding.message}")
+    if audit.muted:
+        print(f"  muted: {', '.join(f'{finding.code} ({finding.level})' for finding in audit.muted)}")
+    if audit.checks:
+        print(f"  {len(audit.checks)} checks, {len(audit.passed)} passed")
+    for check in audit.checks if debug else ():
+        if check.code in audit.passed:
+            print(f"    passed  {check.code}, which looks whether {check.title}")
 
 
 def number(value: float) -> str:

@@ -27,7 +27,7 @@ def run(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
         tracked_run.begin(plan)
         result = execute(plan, progress)
         tracked_run.record(result)
-        show(result)
+        show(result, "debug" in given)
         show_place(tracked_run)
         headline = stage.metrics[0].name
         if reason := result.report.undefined.get(headline):

@@ -37,10 +37,10 @@ def sweep(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
         children.mark("winner", {conclusion.winner.number} if conclusion.winner else set())
         _record(tracked_run, study, conclusion)
         show_trials(planned, trials)
-        show_conclusion(conclusion)
+        show_conclusion(conclusion, "debug" in given)
         show_place(tracked_run, f", filter: {planned.filter()}")
         if conclusion.winner is None:
-            raise BadInput(f"sweep: {conclusion.findings[0].message}")
+            raise BadInput(f"sweep: {conclusion.audit.findings[0].message}")
     return 0
 
 
@@ -68,7 +68,7 @@ def _record(tracked_run: Tracked, study: Study, conclusion: Conclusion) -> None:
         planned.settings(),
         conclusion.metrics,
         planned.tags() | best | {"kind": "study", "note": _summary(conclusion)},
-        conclusion.findings,
+        conclusion.audit,
         front.table(trials, planned),
     )
     texts = {

@@ -5,27 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-import subprocess
-import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from harness.measuring.clock import Clock
-from harness.running import cache, hardware
-from harness.running.audit import audit, verdict
+from harness.running import cache, surroundings
+from harness.running.audit import Audit, audit
 from harness.running.journal import open_journal
 from harness.running.records import read_records, require_sound, write_records
 from harness.running.settings import Plan
-from harness.stage import BadInput, Context, Finding, Progress, Records, Report, Stage
-
-_PACKAGES = (
-    "torch", "transformers", "open_clip_torch", "timm", "pillow", "scikit-learn", "numpy", "pandas", "scipy",
-    "bitsandbytes", "mlflow",
-)  # fmt: skip
-_CACHE_PACKAGES = ("torch", "transformers", "open_clip_torch", "timm", "pillow", "bitsandbytes")
+from harness.stage import Audited, BadInput, Context, Finding, Progress, Records, Report, Stage
 
 
 @dataclass(frozen=True)
@@ -35,7 +25,7 @@ class Result:
     plan: Plan
     records: Records
     report: Report
-    findings: list[Finding]
+    audit: Audit
     digests: dict[str, str]
     environment: dict[str, str]
     replayed: bool
@@ -53,8 +43,7 @@ class Result:
             "stage": self.plan.stage.name,
             "metrics": self.report.metrics,
             "undefined": self.report.undefined,
-            "audit": verdict(self.findings),
-            "findings": [vars(finding) for finding in self.findings],
+            **self.audit.as_json(),
             "params": {name: {"value": value, "origin": self.plan.origins[name]} for name, value in settings.items()},
             "cost": vars(cost) | {"samples_per_min": cost.metrics().get("samples_per_min")} if cost else None,
             "shares": self.shares,
@@ -76,29 +65,17 @@ def execute(plan: Plan, progress: Progress) -> Result:
             write_records(records, Path(plan.options.save_records).expanduser())
     with clock.spending("scoring"):
         report = plan.stage.score(records, plan.score)
-        findings = audit(plan.stage, records, report, plan.score, replayed)
+        audited = audit(Audited(plan.stage, records, report, plan.score, replayed), plan.options.mute)
     if plan.options.profile and clock.trace is None:
         why = "no batch was computed in this process, so there is no trace; infer anew, with workers=1"
-        findings.append(Finding("info", "no_trace", why))
+        audited = audited.adding(Finding("info", "no_trace", why))
     settings = {name: value for name, value in plan.settings.items() if name != "records"}
     digests = digests | {"config": digest(settings)}  # a new dict: the old one is the records' own
-    surroundings = environment(plan.machine)
-    result = Result(plan, records, report, findings, digests, surroundings, replayed, clock.shares(), clock.trace)
+    environment = surroundings.environment(plan.stage, plan.machine)
+    result = Result(plan, records, report, audited, digests, environment, replayed, clock.shares(), clock.trace)
     if plan.options.report:
         write_json(Path(plan.options.report).expanduser(), result.as_json())
     return result
-
-
-def environment(machine: hardware.Machine) -> dict[str, str]:
-    """What a reader needs to compare two runs: versions, device, code commit."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "device": str(machine)}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    torch = sys.modules.get("torch")
-    return found | {"threads": str(torch.get_num_threads()) if torch else "unknown", "commit": _commit()}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -133,8 +110,9 @@ def find(plan: Plan, clock: Clock, *, apart: bool = False) -> tuple[str, dict[st
     assert plan.infer is not None
     with clock.spending("setup"):  # libraries are imported on the way
         digests = dict(plan.stage.inputs(plan.infer))
-        surroundings = _surroundings(plan) | ({"process": "of its own"} if apart else {})
-        key = cache.key(plan.stage, plan.infer, digests, plan.options.seed, surroundings)
+        deciding = surroundings.deciding(plan.stage, plan.profile.tag, plan.machine)
+        deciding |= {"process": "of its own"} if apart else {}
+        key = cache.key(plan.stage, plan.infer, digests, plan.options.seed, deciding)
     if plan.options.cache != "use" or plan.options.profile:
         return key, digests, None
     with clock.spending("io"):
@@ -194,22 +172,6 @@ def _require_writable(name: str, path: str | None) -> None:
         raise BadInput(f"{name} = {path}: cannot be written; a file in a folder that allows it is needed")
 
 
-def _surroundings(plan: Plan) -> dict[str, str]:
-    packages = {name: value for name, value in environment(plan.machine).items() if name in _CACHE_PACKAGES}
-    return packages | {"hardware": plan.profile.tag, "device": plan.machine.name}
-
-
 def digest(content: Any) -> str:
     """SHA-256 of plain JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _commit() -> str:
-    """The commit of this checkout, with `+changes` when the tree differs from it."""
-    root = Path(__file__).parents[2]
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown: not a git checkout"
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

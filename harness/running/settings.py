@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from harness.running import hardware
+from harness.running.audit import muted_codes
 from harness.stage import BadInput, Params, Stage, rule, suggest
 
 P = TypeVar("P", bound=Params)
@@ -31,6 +32,9 @@ class RunOptions(Params):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random in inference")
     cache: Literal["use", "refresh", "off"] = Field(
         "use", description="take records from the cache, measure again and replace them, or leave the cache alone"
+    )
+    mute: str | None = Field(
+        None, description="codes of checks, with commas between, whose findings are known: they are listed apart"
     )
     profile: bool = Field(
         False, description="log a torch profiler trace of the first batches; it slows them, so the cache is left alone"
@@ -68,6 +72,7 @@ def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[har
         if name not in known:
             raise BadInput(f"{stage.name} has no setting {name}; {suggest(name, known)}")
     options = validate(RunOptions, stage, given, dict.fromkeys(given, "given"))
+    muted_codes(stage, options.mute)  # an unknown one is refused before anything is inferred
     machine = hardware.find_machine()
     unchecked = options.hardware_unchecked
     profile = hardware.choose_profile(options.hardware, machine, profiles, unchecked=unchecked)

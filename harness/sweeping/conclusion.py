@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.running.audit import SEVERITY, WIDE, audit
+from harness.running.audit import Audit, audit
+from harness.running.checks import WIDE
 from harness.running.settings import Plan
-from harness.stage import Finding, Progress, Report
+from harness.stage import Audited, Finding, Progress, Report
 from harness.sweeping.front import pareto, winner
 from harness.sweeping.planning import Sweep
 from harness.sweeping.trial import Evaluator, Trial, with_settings
@@ -24,7 +25,7 @@ class Conclusion:
     holdout: Report | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     undefined: dict[str, str] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    audit: Audit = field(default_factory=Audit)
 
     def as_json(self, sweep: Sweep, trials: Sequence[Trial]) -> dict[str, Any]:
         """The whole conclusion as plain JSON values; the winner's settings with the origin of each."""
@@ -43,7 +44,7 @@ class Conclusion:
             "pareto": [trial.number for trial in pareto(trials, sweep)],
             "metrics": self.metrics,
             "undefined": self.undefined,
-            "findings": [vars(finding) for finding in self.findings],
+            **self.audit.as_json(),
         }
 
 
@@ -62,7 +63,7 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], evaluator: Evaluator, looks:
         reasons = "; ".join(dict.fromkeys(trial.outcome.reason for trial in trials if trial.outcome.reason))
         broken = f"each broke one of {', '.join(map(str, sweep.space.constraints))}"
         message = f"no trial finished within the constraints: {reasons[:500] or broken}; more trials, or a wider space"
-        return Conclusion(None, metrics=counts, findings=[Finding("fail", "no_winner", message)])
+        return Conclusion(None, metrics=counts, audit=Audit().adding(Finding("fail", "no_winner", message)))
     plan = with_settings(sweep.plan, best.params)
     seen, held = evaluator.records(plan, progress)
     selection = plan.stage.score(seen, plan.score)
@@ -70,32 +71,34 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], evaluator: Evaluator, looks:
     metrics = counts | {
         f"{name}_selected": value for name, value in zip(sweep.space.objectives, best.values, strict=True)
     }
-    findings = audit(plan.stage, seen, selection, plan.score, replayed=False)
+    audited = audit(Audited(plan.stage, seen, selection, plan.score), plan.options.mute)
     if held is None:
         message = "holdout=0: every group took part in the search, so the best value is too good; keep some back"
-        findings.append(Finding("warn", "no_holdout", message))
-        return Conclusion(best, plan, selection, None, metrics, {}, _sorted(findings))
+        audited = audited.adding(Finding("warn", "no_holdout", message))
+        return Conclusion(best, plan, selection, None, metrics, {}, audited)
     holdout = plan.stage.held_out(seen, held, plan.score)
     metrics |= {_on_holdout(name): holdout.metrics[name] for name in _told(sweep, holdout)}
     if looks > 1:
         message = (
             f"the holdout has been looked at {looks} times while the study grew: what it says is a little too good"
         )
-        findings.append(Finding("info", "holdout_seen_again", message))
+        audited = audited.adding(Finding("info", "holdout_seen_again", message))
     try:
         default = _default(sweep, evaluator, progress)
     except Exception as error:  # the default settings may be what this machine cannot run: no reason to lose the rest
         default = Report()
-        findings.append(Finding("warn", "default_failed", f"the default settings could not be scored: {error}"))
+        audited = audited.adding(
+            Finding("warn", "default_failed", f"the default settings could not be scored: {error}")
+        )
     if first in default.metrics:
         metrics[f"{first}_default_holdout"] = default.metrics[first]
     if first in holdout.metrics:
         metrics["selection_price"] = best.values[0] - holdout.metrics[first]
-    findings += _doubts(sweep, holdout, default)
+    audited = audited.adding(*_doubts(sweep, holdout, default))
     undefined = {
         _on_holdout(name): reason for name, reason in holdout.undefined.items() if name in sweep.space.objectives
     }
-    return Conclusion(best, plan, selection, holdout, metrics, undefined, _sorted(findings))
+    return Conclusion(best, plan, selection, holdout, metrics, undefined, audited)
 
 
 def _default(sweep: Sweep, evaluator: Evaluator, progress: Progress) -> Report:
@@ -156,7 +159,3 @@ def _doubts(sweep: Sweep, holdout: Report, default: Report) -> Iterator[Finding]
             yield Finding(
                 "warn", "trivial_baseline", f"on the holdout {metric.name} is {trivial:.3f}, the winner's {value:.3f}"
             )
-
-
-def _sorted(findings: list[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: SEVERITY[finding.level])

@@ -10,8 +10,6 @@ import pandas as pd
 from harness.running import run
 from harness.stage import BadInput, Stage
 
-_DECIDES = ("python", "torch", "transformers", "scikit-learn", "numpy", "pandas", "scipy", "bitsandbytes", "commit")
-
 
 def settings(recorded: Mapping[str, Any], stage: Stage[Any, Any]) -> dict[str, str]:
     """What to type to get the run again: every setting in force then, inference done anew."""
@@ -49,11 +47,11 @@ def compare(recorded: Mapping[str, Any], result: run.Result) -> pd.DataFrame:
 
 
 def changes(recorded: Mapping[str, Any], result: run.Result) -> Iterator[str]:
-    """What is not as it was, and may explain a difference."""
-    for name in (*_DECIDES, "device"):
-        then, now = recorded["environment"].get(name), result.environment.get(name)
-        if then != now:
-            yield f"{name}: {then} then, {now} now"
+    """What is not as it was, and may explain a difference; what only one of the two runs has recorded says nothing."""
+    then, now = recorded["environment"], result.environment
+    for name, value in now.items():
+        if then.get(name, value) != value:
+            yield f"{name}: {then[name]} then, {value} now"
 
 
 def _same_device(recorded: Mapping[str, Any], result: run.Result) -> bool:

@@ -23,11 +23,11 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from harness.running.audit import verdict
+from harness.running.audit import Audit
 from harness.running.records import write_records
 from harness.running.run import Result, write_json
 from harness.running.settings import Plan
-from harness.stage import BadInput, Finding
+from harness.stage import BadInput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,13 +80,13 @@ class Tracked:
         params: Mapping[str, Any],
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
-        findings: list[Finding],
+        audit: Audit,
         trials: pd.DataFrame,
     ) -> None:
         """Log what a study has come to: numbers, notes, and all its trials as CSV and as MLflow's own table."""
         now = int(time.time() * 1000)
         self._record_params(params)
-        all_tags = {**tags, "audit": verdict(findings), "mlflow.note.content": tags["note"] + "\n\n" + _note(findings)}
+        all_tags = {**tags, **_audit_tags(audit), "mlflow.note.content": tags["note"] + "\n\n" + _note(audit)}
         self.client.log_batch(
             self.run_id,
             metrics=[Metric(_name(name), value, now, 0) for name, value in metrics.items()],
@@ -325,16 +325,22 @@ def _tags(result: Result) -> dict[str, str]:
     tags = {
         "stage": plan.stage.name,
         "hardware": result.records.cost.hardware if result.records.cost else plan.profile.tag,
-        "audit": verdict(result.findings),
+        **_audit_tags(result.audit),
         "replayed": str(result.replayed).lower(),
         "commit": result.environment["commit"],
     }
     tags |= {name: "true" for name in ("hardware_unchecked", "profile") if getattr(plan.options, name)}
     tags |= {f"{name}_digest": digest for name, digest in result.digests.items()}
     tags |= {f"undefined.{name}": reason for name, reason in result.report.undefined.items()}
-    return tags | {"mlflow.note.content": _note(result.findings)}
+    return tags | {"mlflow.note.content": _note(result.audit)}
 
 
-def _note(findings: list[Finding]) -> str:
-    listed = "\n".join(f"- **{finding.level}** `{finding.code}`: {finding.message}" for finding in findings)
-    return f"Audit: {verdict(findings)}\n\n{listed}"
+def _audit_tags(audit: Audit) -> dict[str, str]:
+    muted = dict.fromkeys(finding.code for finding in audit.muted)
+    return {"audit": audit.verdict} | ({"muted": ",".join(muted)} if muted else {})
+
+
+def _note(audit: Audit) -> str:
+    listed = [f"- **{finding.level}** `{finding.code}`: {finding.message}" for finding in audit.findings]
+    listed += [f"- muted: **{finding.level}** `{finding.code}`: {finding.message}" for finding in audit.muted]
+    return "\n".join([f"Audit: {audit.verdict}\n", *listed])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from experiments.models.vision import VisionModel
-from harness.stage import BadInput
+from harness.stage import BadInput, some
 
 PROJECTION = "projection"
 _PRESETS = {"all-linear": "", "mlp-down": r"(^|\.)mlp\.(c_proj|fc2)$"}
@@ -180,16 +180,10 @@ def _require_alive(model: VisionModel, sites: Sequence[Site], given: str, pixels
         attention = any(name.endswith("attn.out_proj") or "attention.out_proj" in name for name in dead)
         why = "; torch's MultiheadAttention never calls it: attention=split does" if attention else ""
         raise BadInput(
-            f"sites = {given}: {len(dead)} of {len(sites)} sites do not change the embedding: {_some(dead)}{why}"
+            f"sites = {given}: {len(dead)} of {len(sites)} sites do not change the embedding: {some(dead)}{why}"
         )
     if mixed := [site.name for site, gradient in pairs if gradient is not None and gradient[1] != 0]:
-        raise BadInput(
-            f"sites = {given}: these mix the images of a batch, so none has masks of its own: {_some(mixed)}"
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise BadInput(f"sites = {given}: these mix the images of a batch, so none has masks of its own: {some(mixed)}")
 
 
 def _mix(z: torch.Tensor) -> torch.Tensor:

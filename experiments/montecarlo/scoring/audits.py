@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED
 from experiments.montecarlo.scoring.metrics import STATUSES
-from experiments.montecarlo.scoring.params import MontecarloScore
-from harness.stage import Finding, Level, Records, Report
+from harness.stage import Audited, Check, Doubt
 
 _GAP = 0.1  # of a predicted ICC from that of actual passes
 _NAMED = 5
@@ -16,84 +16,123 @@ _MOVED = 0.05  # of an uncertainty, by a precision
 _USABLE = STATUSES.index("usable")
 
 
-def more_passes(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
-    """Below the gate: whether more passes would help, and how many."""
-    if report.metrics.get("gate", _USABLE) < _USABLE:
-        predicted = report.metrics.get("passes_predicted")
+def checks() -> tuple[Check, ...]:
+    """The checks that only this stage has."""
+    return CHECKS
+
+
+def _passes_needed(audited: Audited) -> Iterator[Doubt]:
+    metrics = audited.report.metrics
+    if metrics.get("gate", _USABLE) < _USABLE:
+        predicted = metrics.get("passes_predicted")
         advice = f"about {predicted:.0f} passes are" if predicted else "no number of passes is"
-        yield Finding(
-            "info", "passes_needed", f"{advice} predicted to pass the gate with {params.statistic}; set passes"
-        )
+        yield "info", f"{advice} predicted to pass the gate with {audited.params.statistic}; set passes"
 
 
-def reliable_but_not_valid(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+def _reliable_not_valid(audited: Audited) -> Iterator[Doubt]:
     """Trials may agree perfectly on something that has nothing to do with error."""
-    low = report.metrics.get("auroc_error_low")
-    if report.metrics.get("gate") == _USABLE and low is not None and low <= 0.5:
-        yield Finding(
+    metrics = audited.report.metrics
+    low = metrics.get("auroc_error_low")
+    if metrics.get("gate") == _USABLE and low is not None and low <= 0.5:
+        yield (
             "warn",
-            "reliable_not_valid",
-            f"trials agree on {params.statistic} (ICC {report.metrics['icc']:.3f}), but it does not predict error:"
-            f" AUROC {report.metrics['auroc_error']:.3f}, interval from {low:.3f}; do not use it to reject images",
+            f"trials agree on {audited.params.statistic} (ICC {metrics['icc']:.3f}), but it does not predict error:"
+            f" AUROC {metrics['auroc_error']:.3f}, interval from {low:.3f}; do not use it to reject images",
         )
 
 
-def blind_to_blur(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+def _ablation_not_seen(audited: Audited) -> Iterator[Doubt]:
     """An uncertainty about what an image shows should grow when the image shows less."""
     for variant in (BLURRED, DOWNSAMPLED):
-        grows, p = report.metrics.get(f"grows/{variant}"), report.metrics.get(f"wilcoxon_p/{variant}")
+        grows, p = (audited.report.metrics.get(f"{name}/{variant}") for name in ("grows", "wilcoxon_p"))
         if grows is not None and p is not None and p > _CHANCE:
-            yield Finding(
+            yield (
                 "warn",
-                "ablation_not_seen",
-                f"{params.statistic} grows for {grows:.0%} of images under {variant}, which chance gives (p {p:.2g});"
-                " it does not follow how much of an image can be seen",
+                f"{audited.params.statistic} grows for {grows:.0%} of images under {variant}, which chance gives (p"
+                f" {p:.2g}); it does not follow how much of an image can be seen",
             )
 
 
-def prediction_missed(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+def _prediction_missed(audited: Audited) -> Iterator[Doubt]:
     """Spearman-Brown assumes passes that are alike; actual prefixes show whether that holds."""
-    gap = report.metrics.get("prediction_gap")
+    gap = audited.report.metrics.get("prediction_gap")
     if gap is not None and gap > _GAP:
-        yield Finding(
+        yield (
             "warn",
-            "prediction_missed",
             f"the ICC predicted from the fewest passes is off by {gap:.2f} at actual prefixes; choose T by those",
         )
 
 
-def lower_precision(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
-    """What a precision below fp32 did to the few images looked at: its rounding adds a variance of its own."""
-    checked = records.origin.get("checked")
-    if checked:
-        precision = records.origin.get("infer", {}).get("precision")
-        level: Level = "warn" if max(checked["trace_pre"], checked["trace_post"]) > _MOVED else "info"
-        yield Finding(
-            level,
-            "precision_changes_uncertainty",
-            f"with the masks of fp32, {precision} moves trace_pre by {checked['trace_pre']:.1%} and trace_post"
-            f" by {checked['trace_post']:.1%} (median of {checked['images']} images, T = {checked['passes']})"
-            + ("; compare the ICC with that of precision=fp32" if level == "warn" else ""),
+def _precision_changes_uncertainty(audited: Audited) -> Iterator[Doubt]:
+    """The rounding of a precision below fp32 adds a variance of its own."""
+    origin = audited.records.origin
+    if checked := origin.get("checked"):
+        much = max(checked["trace_pre"], checked["trace_post"]) > _MOVED
+        yield (
+            "warn" if much else "info",
+            f"with the masks of fp32, {origin.get('infer', {}).get('precision')} moves trace_pre by"
+            f" {checked['trace_pre']:.1%} and trace_post by {checked['trace_post']:.1%} (median of {checked['images']}"
+            f" images, T = {checked['passes']})" + ("; compare the ICC with that of precision=fp32" if much else ""),
         )
 
 
-def images_not_plain(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
-    """Names the images that could not be read, and says what was done to those that could in part."""
-    broken = records.origin.get("broken", {})
-    if broken:
+def _images_broken(audited: Audited) -> Iterator[Doubt]:
+    if broken := audited.records.origin.get("broken"):
         named = "; ".join(f"{name}: {why}" for name, why in list(broken.items())[:_NAMED])
         more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-        yield Finding("warn", "images_broken", f"{named}{more}; they are left out everywhere: replace or remove them")
-    counts = records.origin.get("counts", {})
-    for name, what in (
-        ("animated", "hold more than one frame; only the first was looked at: cut them up to have the others"),
-        ("sixteen_bit", "have 16 bits a channel; the upper eight were looked at: scale them if the lower ones matter"),
-    ):
-        if counts.get(name):
-            yield Finding("info", f"images_{name}", f"{counts[name]} images {what}")
+        yield "warn", f"{named}{more}; they are left out everywhere: replace or remove them"
 
 
-def pixels_moved(records: Records, report: Report, params: MontecarloScore) -> Iterator[Finding]:
+def _images_counted(audited: Audited, name: str, what: str) -> Iterator[Doubt]:
+    """Images of which only a part was looked at."""
+    if count := audited.records.origin.get("counts", {}).get(name):
+        yield "info", f"{count} images {what}"
+
+
+def _pixels_moved(audited: Audited) -> Iterator[Doubt]:
     """Pixels that do not fit where they are fastest cost time, never accuracy."""
-    if why := records.origin.get("pixels_moved"):
-        yield Finding("info", "pixels_moved", why)
+    if why := audited.records.origin.get("pixels_moved"):
+        yield "info", why
+
+
+_FRAMES = "hold more than one frame; only the first was looked at: cut them up to have the others"
+_UPPER = "have 16 bits a channel; the upper eight were looked at: scale them if the lower ones matter"
+
+CHECKS = (
+    Check(
+        "passes_needed", "the gate is missed, and passes may mend that",
+        "set passes to what is predicted", _passes_needed,
+    ),
+    Check(
+        "reliable_not_valid", "trials agree on something that does not predict error",
+        "do not use it to reject images", _reliable_not_valid,
+    ),
+    Check(
+        "ablation_not_seen", "the uncertainty does not grow where an image shows less",
+        "do not read it as how much of an image can be seen", _ablation_not_seen,
+    ),
+    Check(
+        "prediction_missed", "the ICC predicted for more passes is not that of actual ones",
+        "choose the number of passes by actual prefixes", _prediction_missed,
+    ),
+    Check(
+        "precision_changes_uncertainty", "a precision below fp32 moves the uncertainty",
+        "compare the ICC with that of precision=fp32", _precision_changes_uncertainty,
+    ),
+    Check(
+        "images_broken", "images could not be read",
+        "replace or remove them", _images_broken,
+    ),
+    Check(
+        "images_animated", "images hold more than one frame",
+        "cut them up to have the others", partial(_images_counted, name="animated", what=_FRAMES),
+    ),
+    Check(
+        "images_sixteen_bit", "images have 16 bits a channel",
+        "scale them if the lower eight matter", partial(_images_counted, name="sixteen_bit", what=_UPPER),
+    ),
+    Check(
+        "pixels_moved", "pixels did not fit where they are fastest",
+        "make room, or set pixels", _pixels_moved,
+    ),
+)  # fmt: skip

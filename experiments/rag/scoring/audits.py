@@ -4,93 +4,122 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.rag.scoring.params import RagScore
-from harness.stage import Finding, Records, Report
+from harness.stage import Audited, Check, Doubt
 
 _RARE = 0.1
 _CHANCE = 0.5
 _SINGLE = ("lexical", "nli", "similarity", "string", "ragas")
 
 
-def builtin_nli(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
+def checks() -> tuple[Check, ...]:
+    """The checks that only this stage has."""
+    return CHECKS
+
+
+def _nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
     """The built-in cross-encoder has only ever read the built-in world."""
-    used = records.origin.get("infer", {})
+    used = audited.records.origin.get("infer", {})
     if used.get("nli") == "builtin" and used.get("dataset") not in {None, "builtin"}:
-        yield Finding(
+        yield (
             "warn",
-            "nli_knows_no_english",
             "nli=builtin was trained on the built-in world and reads no natural language: what it says of these data is"
             " about itself, not about NLI; name a cross-encoder in nli",
         )
 
 
-def tiers_missed(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
-    """Questions with too few relevant passages for their tier."""
-    counts = records.origin.get("counts", {})
+def _tier_not_achieved(audited: Audited) -> Iterator[Doubt]:
+    counts = audited.records.origin.get("counts", {})
     if missed := counts.get("too_few_relevant", 0):
-        yield Finding(
+        yield (
             "warn" if missed > _RARE * counts["kept"] else "info",
-            "tier_not_achieved",
             f"{missed} of {counts['kept']} contexts have fewer relevant passages than their tier asks for, because the"
             " data have no more: read achieved/…, or lower k",
         )
 
 
-def tier_explains(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
+def _tier_explains(audited: Audited) -> Iterator[Doubt]:
     """Over all tiers, a score that only senses the tier looks like a detector."""
-    pooled, within, tier = (report.metrics.get(name) for name in ("auc", "auc_in_tier", "auc_tier"))
+    pooled, within, tier = (audited.report.metrics.get(name) for name in ("auc", "auc_in_tier", "auc_tier"))
     if pooled is not None and within is not None and tier is not None and within < pooled - 0.05:
-        yield Finding(
+        yield (
             "info",
-            "tier_explains",
             f"within tiers the AUC is {within:.3f}, over all of them {pooled:.3f}, part of which is telling good"
             f" retrieval from bad, as the tier alone does with {tier:.3f}; quote auc_in_tier",
         )
 
 
-def cost_of_kept_replies(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
+def _cost_of_kept_replies(audited: Audited) -> Iterator[Doubt]:
     """A reply read from disk takes no time."""
-    if kept := records.origin.get("counts", {}).get("replies_kept_before", 0):
-        yield Finding(
+    if kept := audited.records.origin.get("counts", {}).get("replies_kept_before", 0):
+        yield (
             "warn",
-            "cost_of_kept_replies",
             f"{kept} requests were answered from replies kept earlier, so generation's and judging's speed is not that"
             " of the endpoint; clear the cache folder's replies to measure again",
         )
 
 
-def abstentions(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
+def _abstentions(audited: Audited) -> Iterator[Doubt]:
     """Answers that say nothing are judged by nobody."""
-    if share := report.metrics.get("abstained"):
-        yield Finding(
+    if share := audited.report.metrics.get("abstained"):
+        yield (
             "warn" if share > 0.5 else "info",
-            "abstentions",
             f"{share:.1%} of the answers say that they do not know: they are neither faithful nor hallucinated, and no"
             " detector is judged on them; compare detectors at one rate of abstention",
         )
 
 
-def inverted_detectors(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
+def _detector_inverted(audited: Audited) -> Iterator[Doubt]:
     """A detector whose whole interval lies below chance misleads whatever it is fused with."""
+    metrics = audited.report.metrics
     for name in _SINGLE:
-        if (high := report.metrics.get(f"auc/{name}_high")) is not None and high < _CHANCE:
-            yield Finding(
+        if (high := metrics.get(f"auc/{name}_high")) is not None and high < _CHANCE:
+            yield (
                 "warn",
-                "detector_inverted",
-                f"auc/{name} {report.metrics[f'auc/{name}']:.3f} lies below chance with its whole interval (up to"
+                f"auc/{name} {metrics[f'auc/{name}']:.3f} lies below chance with its whole interval (up to"
                 f" {high:.3f}): on these data its support goes with hallucination; leave it out, or fusion=logistic",
             )
 
 
-def fusion_gains_nothing(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
-    """A fusion that one of its members beats alone."""
-    fused = report.metrics.get("auc/fused")
-    singles = {name: report.metrics[f"auc/{name}"] for name in _SINGLE if f"auc/{name}" in report.metrics}
+def _part_beats_whole(audited: Audited) -> Iterator[Doubt]:
+    metrics = audited.report.metrics
+    fused = metrics.get("auc/fused")
+    singles = {name: metrics[f"auc/{name}"] for name in _SINGLE if f"auc/{name}" in metrics}
     best = max(singles, key=lambda name: singles[name], default="")
     if fused is not None and best and singles[best] >= fused:
-        yield Finding(
-            "warn" if params.detector == "fused" else "info",
-            "part_beats_whole",
+        yield (
+            "warn" if audited.params.detector == "fused" else "info",
             f"{best} alone, AUC {singles[best]:.3f}, is as good as the fusion's {fused:.3f}; use detector={best}, or"
             " another fusion",
         )
+
+
+CHECKS = (
+    Check(
+        "nli_knows_no_english", "the built-in NLI judges texts that are not of the built-in world",
+        "name a cross-encoder in nli", _nli_knows_no_english,
+    ),
+    Check(
+        "tier_not_achieved", "questions have too few relevant passages for their tier",
+        "read achieved/…, or lower k", _tier_not_achieved,
+    ),
+    Check(
+        "tier_explains", "part of the AUC is telling good retrieval from bad",
+        "quote auc_in_tier", _tier_explains,
+    ),
+    Check(
+        "cost_of_kept_replies", "requests were answered from replies kept earlier",
+        "clear the cache folder's replies to measure again", _cost_of_kept_replies,
+    ),
+    Check(
+        "abstentions", "answers say that they do not know",
+        "compare detectors at one rate of abstention", _abstentions,
+    ),
+    Check(
+        "detector_inverted", "a detector lies below chance with its whole interval",
+        "leave it out, or fusion=logistic", _detector_inverted,
+    ),
+    Check(
+        "part_beats_whole", "a single detector is as good as the fusion",
+        "use that detector, or another fusion", _part_beats_whole,
+    ),
+)  # fmt: skip
