@@ -160,7 +160,7 @@ def product_rate(case: Case, device: str) -> float:
 
 
 def cases(device: str) -> Iterator[Case]:
-    """The cases whose figures the README shows."""
+    """The cases whose figures the documentation shows."""
     if device == "cuda":  # RAGTruth's lengths and its six responses a prompt, a Llama-2-7B's shape
         for precision in ("bf16", "nf4"):
             yield replace(

@@ -44,7 +44,7 @@ class Case:
 
 
 def cases(device: str) -> list[Case]:
-    """The cases whose figures the README shows."""
+    """The cases whose figures the documentation shows."""
     batch = {"batch": 200} if device == "cuda" else {}
     chosen = [("mlp-down", "bf16"), ("mlp-down", "fp32"), ("last-3", "fp32"), ("last-1", "fp32"), ("last-1", "bf16")]
     return [Case(sites, precision, **batch) for sites, precision in chosen]
