@@ -16,7 +16,7 @@ from experiments import STAGES
 from harness.commands import documentation
 from harness.commands.arguments import parse
 from harness.running.hardware import Profile
-from harness.running.run import RunOptions, validate
+from harness.running.settings import RunOptions, validate
 from harness.stage import Params
 from harness.sweeping import space
 from harness.sweeping.space import SweepOptions

@@ -11,9 +11,10 @@ from typing import Any
 
 from experiments import STAGES
 from harness.commands.arguments import describe
-from harness.running import audit
+from harness.measuring.cost import COSTS
+from harness.running.checks import CHECKS
 from harness.running.hardware import load_profiles
-from harness.running.run import RunOptions
+from harness.running.settings import RunOptions
 from harness.stage import Check, Metric, Params
 from harness.sweeping import space
 from harness.tracking.compare import CompareOptions
@@ -127,10 +128,11 @@ def blocks() -> dict[str, Callable[[], str]]:
         "settings of a run": partial(_settings, RunOptions),
         "settings of a sweep": partial(_settings, space.SweepOptions),
         "settings of compare": partial(_settings, CompareOptions),
+        "figures of cost": partial(_metrics, COSTS),
         "hardware": _hardware,
         "limits of hardware": _limits,
         "search spaces": _spaces,
-        "checks of every stage": partial(_checks, lambda: getattr(audit, "CHECKS", ())),
+        "checks of every stage": partial(_checks, lambda: CHECKS),
     }
     for stage in STAGES:
         found |= {
