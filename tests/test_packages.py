@@ -34,11 +34,12 @@ INFER = """if True:
     import json, sys
     from contextlib import nullcontext
     from experiments import STAGES
-    from harness.measuring.measure import Clock
+    from harness.measuring.clock import Clock
     from harness.running import hardware, run
+    from harness.running.settings import resolve
 
     stage = next(stage for stage in STAGES if stage.name == sys.argv[1])
-    plan = run.resolve(stage, {"cache": "off", **json.loads(sys.argv[2])}, hardware.load_profiles())
+    plan = resolve(stage, {"cache": "off", **json.loads(sys.argv[2])}, hardware.load_profiles())
     run.obtain(plan, lambda *_: nullcontext(lambda *_: None), Clock())
     print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """

@@ -1,0 +1,64 @@
+"""What the contract tries each stage with: an inference of seconds, what must not change it, and mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests import tiny
+
+
+@dataclass(frozen=True)
+class Example:
+    """One stage's: `prepare` writes what it needs into a folder and returns settings of an inference of some batches.
+
+    `alike` are settings that change how it is computed, and the records only within `tolerance` of a column's median;
+    `scorings` ways to score its records; `mistakes` what a user may type that only the stage can refuse.
+    """
+
+    prepare: Callable[[Path], dict[str, Any]]
+    alike: tuple[Mapping[str, Any], ...]
+    scorings: tuple[Mapping[str, Any], ...]
+    mistakes: tuple[Mapping[str, Any], ...]
+    tolerance: float = 0.0
+
+
+def _detect(folder: Path) -> dict[str, Any]:
+    model, data = tiny.save_llama(folder / "model"), folder / "data.jsonl"
+    rows = [row | {"task": "chat" if i % 3 else "summary"} for i, row in enumerate(tiny.samples(16))]
+    tiny.write_jsonl(data, rows)
+    return {"model": model, "dataset": data, "batch_tokens": 1, "folds": 2}
+
+
+def _rag(folder: Path) -> dict[str, Any]:
+    return {"limit": 12, "batch_size": 2, "folds": 2}
+
+
+def _montecarlo(folder: Path) -> dict[str, Any]:
+    return {"keep": 12, "batch_images": 4, "passes": "2,5", "mc_trials": 3, "ablation": 2, "dropout": 0.1}
+
+
+EXAMPLES = {
+    "detect": Example(
+        _detect,
+        alike=({"batch_tokens": 4096}, {"workers": 2}),
+        scorings=({}, {"scorer": "logistic"}, {"scorer": "ensemble"}, {"protocol": "published", "threshold": 0.1}),
+        mistakes=({"dataset": "/nowhere"}, {"model": "/nowhere"}, {"extract_heads": "99.0"}),
+        tolerance=1e-5,
+    ),
+    "rag": Example(
+        _rag,
+        alike=({"batch_size": 16, "nli_batch": 7}, {"detector_workers": 3}),
+        scorings=({}, {"fusion": "logistic", "aggregation": "mean"}, {"detector": "lexical", "threshold": 0.5}),
+        mistakes=({"dataset": "/nowhere"}, {"retriever": "dense"}, {"k": 10**9}),
+    ),
+    "montecarlo": Example(
+        _montecarlo,
+        alike=({"batch_images": 5}, {"workers": 2}, {"trunk": "every_pass", "decoders": 1}),
+        scorings=({}, {"statistic": "trace_pre", "judged_passes": 2}),
+        mistakes=({"images": "/nowhere"}, {"sites": "no-such-layer"}, {"passes": "1"}),
+        tolerance=1e-4,
+    ),
+}
