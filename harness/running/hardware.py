@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import platform
 import re
@@ -15,7 +14,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.stage import BadInput
+from harness.stage import BadInput, one_line, suggest
 
 FOLDER = Path(__file__).parents[2] / "hardware"
 Device = Literal["cpu", "cuda", "mps"]
@@ -127,7 +126,7 @@ def load_profiles(folder: Path = FOLDER) -> list[Profile]:
         try:
             profiles.append(Profile.model_validate(yaml.safe_load(file.read_bytes())))
         except (ValidationError, yaml.YAMLError) as error:
-            raise BadInput(f"hardware profile {file.name}: {' '.join(str(error).split())}") from error
+            raise BadInput(f"hardware profile {file.name}: {one_line(error)}") from error
     return profiles
 
 
@@ -159,9 +158,7 @@ def choose_profile(tag: str, machine: Machine, profiles: list[Profile], *, unche
         raise BadInput(f"hardware = auto: no profile fits {machine}; add one to {FOLDER.name}/")
     by_tag = {profile.tag: profile for profile in profiles}
     if tag not in by_tag:
-        near = difflib.get_close_matches(tag, by_tag, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadInput(f"hardware = {tag}: no such profile; there are auto, {', '.join(by_tag)}{hint}")
+        raise BadInput(f"hardware = {tag}: no such profile; {suggest(tag, ['auto', *by_tag])}")
     found = by_tag[tag]
     if found.match.device not in machine.devices or not (unchecked or found.fits(machine)):
         raise BadInput(f"hardware = {tag}: this machine is {machine}; use hardware=auto")

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from harness.stage import BadInput
+from harness.stage import BadInput, one_line
 from harness.sweeping.space import Range, Space
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def sampler(
     try:
         made: optuna.samplers.BaseSampler = kind(seed=own_seed, **found.options)
     except (TypeError, ValueError, ImportError) as error:
-        raise BadInput(f"space {found.name}: sampler {found.sampler}: {' '.join(str(error).split())}") from error
+        raise BadInput(f"space {found.name}: sampler {found.sampler}: {one_line(error)}") from error
     return made
 
 

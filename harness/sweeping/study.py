@@ -23,7 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.running import cache
-from harness.stage import BadInput, Progress
+from harness.stage import BadInput, Progress, one_line
 from harness.sweeping import asking
 from harness.sweeping.engines import Engine
 from harness.sweeping.front import better
@@ -229,8 +229,7 @@ def _storage(address: str) -> tuple[optuna.storages.BaseStorage, Path]:
         options = {"pool_pre_ping": True} if url.get_backend_name() != "sqlite" else {}
         storage = optuna.storages.RDBStorage(address, engine_kwargs=options)
     except (SQLAlchemyError, RuntimeError, ImportError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise BadInput(f"storage = {address}: cannot be opened: {line}") from error
+        raise BadInput(f"storage = {address}: cannot be opened: {one_line(error)[:300]}") from error
     local = url.get_backend_name() == "sqlite" and url.database
     return storage, Path(str(url.database)).absolute() if local else cache.folder() / "studies"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.measuring import cost
 from harness.running.hardware import Profile
-from harness.stage import BadInput, Goal, Remedy, Stage
+from harness.stage import BadInput, Goal, Remedy, Stage, one_line
 
 _FULL = 0.85  # of the memory: beyond this share a longer input may not fit
 _GOOD = 0.8  # of the way from guessing to perfect
@@ -66,7 +66,7 @@ def _needs(stage: Stage[Any, Any], run: Past) -> Iterator[tuple[Goal, str]]:
 
 def _needs_of_inference(run: Past) -> Iterator[tuple[Goal, str]]:
     if any(words in run.error.lower() for words in _OUT_OF_MEMORY):
-        yield "memory", f"it failed: {' '.join(run.error.split())[:200]}"
+        yield "memory", f"it failed: {one_line(run.error)[:200]}"
     elif run.memory_gb:
         peaks = {figure.bound: figure.name for figure in cost.COSTS if figure.name in run.metrics}
         peak = peaks.get("device") or peaks.get("host")

@@ -27,7 +27,7 @@ from harness.running.audit import Audit
 from harness.running.records import write_records
 from harness.running.run import Result, write_json
 from harness.running.settings import Plan
-from harness.stage import BadInput
+from harness.stage import BadInput, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,7 +186,7 @@ class Children:
             try:
                 self._write(**trial)
             except Exception as error:  # the thread must go on: what failed is told at the end
-                self._failures.append((str(error) or type(error).__name__).strip().splitlines()[0])
+                self._failures.append(one_line(error)[:300] or type(error).__name__)
 
     def _write(
         self,
@@ -256,9 +256,9 @@ def _open(stage: str, kind: str, adopted: str | None, name: str | None) -> Track
         else:
             run = client.create_run(_experiment(client), tags={"stage": stage, "kind": kind}, run_name=name)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
         raise BadInput(
-            f"tracking store {store}: cannot be written: {line}; name another one in MLFLOW_TRACKING_URI"
+            f"tracking store {store}: cannot be written: {one_line(error)[:300]}; name another one in"
+            " MLFLOW_TRACKING_URI"
         ) from error
     return Tracked(client, run.info.run_id, str(run.info.run_name), store)
 
@@ -269,8 +269,9 @@ def artifact(run_id: str, name: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise BadInput(f"run {run_id}: no {name} in {store}: {line}; name the run's id and its store") from error
+        raise BadInput(
+            f"run {run_id}: no {name} in {store}: {one_line(error)[:300]}; name the run's id and its store"
+        ) from error
 
 
 def recorded(run_id: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]]:
@@ -279,8 +280,9 @@ def recorded(run_id: str) -> tuple[dict[str, str], dict[str, float], dict[str, s
     try:
         data = mlflow.MlflowClient().get_run(run_id).data
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise BadInput(f"run {run_id}: not in {store}: {line}; name the run's id and its store") from error
+        raise BadInput(
+            f"run {run_id}: not in {store}: {one_line(error)[:300]}; name the run's id and its store"
+        ) from error
     return dict(data.params), dict(data.metrics), dict(data.tags)
 
 
@@ -292,7 +294,7 @@ def listed(tags: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
         words = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
         runs = mlflow.search_runs([experiment], words)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise BadInput(f"tracking store {store}: cannot be read: {str(error).strip().splitlines()[0]}") from error
+        raise BadInput(f"tracking store {store}: cannot be read: {one_line(error)[:300]}") from error
     assert isinstance(runs, pd.DataFrame)
     return runs.assign(name=runs.get("tags.mlflow.runName", runs["run_id"])), store
 
