@@ -421,21 +421,21 @@ def test_a_run_that_is_interrupted_goes_on_and_gives_the_same_records(
     monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path))
     given = {"images": folder, "batch_images": "2", "cache": "use"}
     whole = rows(**given | {"cache": "off"})
-    real, done = compute.Encoder.run, []
+    real, done = compute.Encoder.compute, []
 
     def stops(*arguments: Any) -> Any:
         for each in real(*arguments):
             if len(done) == 3:
                 raise KeyboardInterrupt
-            done.append((each.trial, [row.item.name for row in each.rows]))
+            done.append(each.done)
             yield each
 
-    monkeypatch.setattr(compute.Encoder, "run", stops)
+    monkeypatch.setattr(compute.Encoder, "compute", stops)
     with pytest.raises(KeyboardInterrupt):
         rows(**given)
     before = list(done)
     done.clear()
-    monkeypatch.setattr(compute.Encoder, "run", lambda *arguments: (done.append(e) or e for e in real(*arguments)))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(compute.Encoder, "compute", lambda *arguments: (done.append(e) or e for e in real(*arguments)))  # type: ignore[func-returns-value]
     again = rows(**given)
     assert len(before) == 3 == len(done)  # three batches of two images, two trials each: nothing twice
     pd.testing.assert_frame_equal(again, whole)

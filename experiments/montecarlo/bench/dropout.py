@@ -110,10 +110,10 @@ def _ours(model: VisionModel, dropout: Dropout, items: list[Item], size: int) ->
     ):
         start = time.perf_counter()
         with pixels.decoded(items, [], model, "auto", 2, _silent) as found:
-            for first in range(0, len(found.rows), size):
-                rows = found.rows[first : first + size]
-                keys = [key(row.item.name) for row in rows]
-                batch = passes.begin(model, dropout.depth, found.batch(rows, model), keys)
+            for first in range(0, len(found.views), size):
+                views = found.views[first : first + size]
+                keys = [key(view.item.name) for view in views]
+                batch = passes.begin(model, dropout.depth, found.batch(views, model), keys)
                 for trial in range(TRIALS):
                     for _ in passes.run(model, dropout, dropout.depth, batch, trial, [PASSES]):
                         pass
