@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from experiments.models import digits, train_digits_clip, vision
+from experiments.models import digits, files, train_digits_clip, vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.bench import dropout as bench
@@ -117,7 +117,7 @@ def tower(visual: nn.Module) -> VisionModel:
     def no_text(captions: list[str]) -> torch.Tensor:
         raise NotImplementedError
 
-    return vision.parts(visual.eval(), _no_pixels, no_text, 1.0, torch.device("cpu"), torch.float32)
+    return vision.take_apart(visual.eval(), _no_pixels, no_text, 1.0, torch.device("cpu"), torch.float32)
 
 
 def _no_pixels(image: Image.Image) -> torch.Tensor:
@@ -515,12 +515,12 @@ def test_images_without_classes_have_no_answer(folder: Path, tmp_path: Path) -> 
 
 
 def test_the_built_in_encoder_is_as_good_as_its_recipe_says_on_digits_it_has_not_seen() -> None:
-    recipe = json.loads((vision.BUILTIN / "recipe.json").read_text())
+    recipe = json.loads((files.ENCODER / "recipe.json").read_text())
     assert train_digits_clip.measure() == pytest.approx(recipe["accuracy"])
     assert 0.8 < recipe["accuracy"]["held_out"] < 0.97  # errors enough to predict
     parts = [set(digits.load(part)[2]) for part in ("train", "held_out")]
     assert not parts[0] & parts[1]
-    assert sum(path.stat().st_size for path in vision.BUILTIN.iterdir()) < 3e6
+    assert sum(path.stat().st_size for path in files.ENCODER.iterdir()) < 3e6
 
 
 # ---- images of all kinds ----

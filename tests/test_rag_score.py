@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +19,7 @@ from experiments.rag import RAG
 from experiments.rag.scoring.params import RagScore
 from experiments.rag.scoring.score import fit, out_of_fold, read_answers
 from harness.running.audit import audit
-from harness.running.run import _require_sound
+from harness.running.records import require_sound
 from harness.stage import BadInput, Records, Undefined
 
 TIERS = ("high", "medium", "low")
@@ -192,7 +194,7 @@ def test_abstentions_are_neither_right_nor_wrong() -> None:
     silent = rows.iloc[:30].assign(verdict="abstained", label=0, evidence=0, item=lambda r: r["item"] + "/silent")
     silent[[name for name in silent if name.startswith(("lexical_", "nli_", "string_"))]] = np.nan
     both = pd.concat([rows, silent], ignore_index=True)
-    _require_sound(Records(both, None, {}))
+    require_sound(Records(both, None, {}))
     plain, found = report(rows).metrics, report(both).metrics
     assert found.pop("abstained") == pytest.approx(30 / 150)
     assert {name: value for name, value in found.items() if not name.startswith("abstained")} == pytest.approx(
@@ -203,7 +205,7 @@ def test_abstentions_are_neither_right_nor_wrong() -> None:
 def test_a_score_that_is_missing_is_left_out_and_counted() -> None:
     rows = frame().assign(ragas_faithfulness=lambda r: 1 - r["label"] * 0.5, error_ragas="")
     rows.loc[:9, "ragas_faithfulness"], rows.loc[:9, "error_ragas"] = np.nan, "no reply within 60 s"
-    _require_sound(Records(rows, None, {}))
+    require_sound(Records(rows, None, {}))
     found = report(rows)
     assert (found.metrics["missing/ragas"], found.metrics["missing/fused"], found.metrics["missing/nli"]) == (10, 10, 0)
     assert found.metrics["auc/ragas"] == 1.0
@@ -274,6 +276,24 @@ def test_a_given_threshold_is_that_of_the_chosen_detector() -> None:
     found, auto = report(rows, detector="nli", threshold=0.9).metrics, report(rows).metrics
     assert found["f1"] == pytest.approx(f1_score(rows["label"], 1 - rows["nli_min"] >= 0.9))
     assert found["f1/string"] == auto["f1/string"]
+
+
+def test_every_figure_is_a_declared_metric_and_defined_or_not_but_never_both() -> None:
+    declared, given = {metric.name for metric in RAG.metrics}, frame().drop(columns=["achieved", "recall"])
+    for found in (report(frame()), report(frame(), detector="ragas"), report(given), report(frame().assign(label=1))):
+        named = {name.partition("/")[0] for name in {*found.metrics, *found.undefined}}
+        assert {name for name in named if not name.endswith(("_low", "_high"))} <= declared
+        assert not found.metrics.keys() & found.undefined.keys()
+    complete = report(frame())
+    named = {name.partition("/")[0] for name in {*complete.metrics, *complete.undefined}}
+    assert declared <= named
+
+
+def test_figures_are_drawn_without_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    for draw in report(frame()).figures.values():
+        draw().canvas.draw()
 
 
 def test_every_figure_can_be_drawn() -> None:

@@ -19,7 +19,7 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch.nn import functional
 
-from experiments.models import vision
+from experiments.models import devices, vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
@@ -169,8 +169,8 @@ def random_encoder(case: Case, device: str) -> VisionModel:
     with torch.device(device):
         visual = VisionTransformer(224, 32, case.width, case.layers, case.width // 64, 4.0, output_dim=512).eval()
     preprocess = image_transform(224, is_train=False)
-    dtype = vision.DTYPES[case.precision]
-    model = vision.parts(visual, preprocess, _no_text, 1.0, torch.device(device), dtype)
+    dtype = devices.DTYPES[case.precision]
+    model = vision.take_apart(visual, preprocess, _no_text, 1.0, torch.device(device), dtype)
     if case.sites.startswith("last-"):
         vision.split(visual)
     vision.lower(visual, dtype)

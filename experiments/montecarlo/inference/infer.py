@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.models import digits, vision
+from experiments.models import digits
 from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images, passes, pixels
 from experiments.montecarlo.inference.check import check
@@ -20,15 +20,6 @@ from harness.running.work import Runner, here, in_workers, records, work
 from harness.stage import BadInput, Context, Records
 
 _CAPTION = "a photo of a {}"
-
-
-def inputs(params: MontecarloInfer) -> dict[str, str]:
-    """Content digests of encoder and images."""
-    found = images.find(params.images, params.keep)
-    return {
-        "model": vision.digest(params.encoder, params.library, params.pretrained),
-        "data": images.digest(found),
-    }
 
 
 def infer(params: MontecarloInfer, context: Context) -> Records:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from experiments.rag.detectors import DETECTORS
 from experiments.rag.scoring.params import RagScore
 from harness.stage import Finding, Records, Report
 
 _RARE = 0.1
 _CHANCE = 0.5
-_SINGLE = ("lexical", "nli", "similarity", "string", "ragas")
+_SINGLE = tuple(detector.name for detector in DETECTORS)
 
 
 def builtin_nli(records: Records, report: Report, params: RagScore) -> Iterator[Finding]:
