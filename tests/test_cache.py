@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -168,6 +169,23 @@ def test_a_scoring_setting_and_another_stages_models_are_in_no_key_of_a_stage() 
         assert not [name for name in found if ".scoring" in name or ".bench" in name or name == stage.package]
     assert "experiments.models.endpoint" not in code.sources("experiments.montecarlo.inference")
     assert "experiments.models.endpoint" in code.sources("experiments.rag.inference")
+
+
+_DIGEST = """
+import sys
+from experiments import STAGES
+for stage in STAGES:
+    assert stage.inputs(stage.infer_params())
+    loaded = {"torch", "transformers", "torchvision", "open_clip", "timm"} & sys.modules.keys()
+    assert not loaded, (stage.name, loaded)
+"""
+
+
+def test_what_records_are_made_of_is_digested_without_a_library_of_models() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _DIGEST], capture_output=True, text=True, cwd=Path(code.__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr
 
 
 class _Settings(Params):

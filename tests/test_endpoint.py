@@ -15,8 +15,8 @@ import pytest
 
 from experiments.models import endpoint
 from experiments.rag.inference import judge
-from experiments.rag.inference.judge import Answer
 from experiments.rag.inference.params import RagInfer
+from experiments.rag.inference.reading import Answer
 from harness.stage import BadInput
 from tests.loopback import Endpoint, completion, serve
 from tests.loopback import judge as as_judge

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from experiments.models import digits, train_digits_clip, vision
+from experiments.models import digits, files, train_digits_clip, vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.bench import dropout as bench
@@ -118,7 +118,7 @@ def tower(visual: nn.Module) -> VisionModel:
     def no_text(captions: list[str]) -> torch.Tensor:
         raise NotImplementedError
 
-    return vision.parts(visual.eval(), _no_pixels, no_text, 1.0, torch.device("cpu"), torch.float32)
+    return vision.take_apart(visual.eval(), _no_pixels, no_text, 1.0, torch.device("cpu"), torch.float32)
 
 
 def _no_pixels(image: Image.Image) -> torch.Tensor:
@@ -422,21 +422,21 @@ def test_a_run_that_is_interrupted_goes_on_and_gives_the_same_records(
     monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path))
     given = {"images": folder, "batch_images": "2", "cache": "use"}
     whole = rows(**given | {"cache": "off"})
-    real, done = compute.Encoder.run, []
+    real, done = compute.Encoder.compute, []
 
     def stops(*arguments: Any) -> Any:
         for each in real(*arguments):
             if len(done) == 3:
                 raise KeyboardInterrupt
-            done.append((each.trial, [row.item.name for row in each.rows]))
+            done.append(each.done)
             yield each
 
-    monkeypatch.setattr(compute.Encoder, "run", stops)
+    monkeypatch.setattr(compute.Encoder, "compute", stops)
     with pytest.raises(KeyboardInterrupt):
         rows(**given)
     before = list(done)
     done.clear()
-    monkeypatch.setattr(compute.Encoder, "run", lambda *arguments: (done.append(e) or e for e in real(*arguments)))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(compute.Encoder, "compute", lambda *arguments: (done.append(e) or e for e in real(*arguments)))  # type: ignore[func-returns-value]
     again = rows(**given)
     assert len(before) == 3 == len(done)  # three batches of two images, two trials each: nothing twice
     pd.testing.assert_frame_equal(again, whole)
@@ -516,12 +516,12 @@ def test_images_without_classes_have_no_answer(folder: Path, tmp_path: Path) -> 
 
 
 def test_the_built_in_encoder_is_as_good_as_its_recipe_says_on_digits_it_has_not_seen() -> None:
-    recipe = json.loads((vision.BUILTIN / "recipe.json").read_text())
+    recipe = json.loads((files.ENCODER / "recipe.json").read_text())
     assert train_digits_clip.measure() == pytest.approx(recipe["accuracy"])
     assert 0.8 < recipe["accuracy"]["held_out"] < 0.97  # errors enough to predict
     parts = [set(digits.load(part)[2]) for part in ("train", "held_out")]
     assert not parts[0] & parts[1]
-    assert sum(path.stat().st_size for path in vision.BUILTIN.iterdir()) < 3e6
+    assert sum(path.stat().st_size for path in files.ENCODER.iterdir()) < 3e6
 
 
 # ---- images of all kinds ----

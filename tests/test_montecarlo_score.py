@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL
 from experiments.montecarlo.scoring.params import MontecarloScore
-from experiments.montecarlo.scoring.score import STATUSES, Scaling, Trials, gate, spearman_brown
+from experiments.montecarlo.scoring.score import STATUSES, Replicates, Scaling, gate, spearman_brown
 from harness.running import hardware, run
 from harness.running.audit import audit
 from harness.running.settings import resolve
@@ -123,9 +123,9 @@ def test_icc_is_that_of_a_one_way_analysis_of_variance(u: np.ndarray[Any, Any]) 
     between = k * sum((u[:, i].mean() - u.mean()) ** 2 for i in range(n)) / (n - 1)
     if between + (k - 1) * within < 1e-9:
         return
-    assert Trials(u).icc == pytest.approx((between - within) / (between + (k - 1) * within), abs=1e-9)
+    assert Replicates(u).icc == pytest.approx((between - within) / (between + (k - 1) * within), abs=1e-9)
     if within > 1e-9:
-        assert Trials(u).snr == pytest.approx(between / k / within, abs=1e-9)
+        assert Replicates(u).snr == pytest.approx(between / k / within, abs=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
@@ -133,10 +133,10 @@ def test_icc_is_that_of_a_one_way_analysis_of_variance(u: np.ndarray[Any, Any]) 
 def test_agreement_is_the_median_rank_correlation_of_every_pair_of_trials(u: np.ndarray[Any, Any]) -> None:
     if (np.ptp(u, axis=1) == 0).any():
         with pytest.raises(Undefined, match="equally uncertain"):
-            _ = Trials(u).spearmans
+            _ = Replicates(u).spearmans
         return
     pairs = [spearmanr(u[i], u[j]).statistic for i in range(len(u)) for j in range(i + 1, len(u))]
-    assert Trials(u).spearman == pytest.approx(np.median(pairs), abs=1e-9)
+    assert Replicates(u).spearman == pytest.approx(np.median(pairs), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_spearman_brown_applied_twice_is_applied_once_with_the_product(r: float,
 
 
 def test_the_smallest_number_of_passes_passes_the_gate_and_one_less_does_not() -> None:
-    scaling = Scaling(Trials(np.abs(RNG.gamma(2, 1, 200) + RNG.normal(0, 1.5, (5, 200)))), 4)
+    scaling = Scaling(Replicates(np.abs(RNG.gamma(2, 1, 200) + RNG.normal(0, 1.5, (5, 200)))), 4)
     found = scaling.smallest_usable()
     assert gate(**scaling.at(found)) == "usable" != gate(**scaling.at(found - 1))
     assert scaling.at(4)["icc"] == pytest.approx(scaling.trials.icc)

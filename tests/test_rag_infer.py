@@ -17,8 +17,8 @@ from experiments.models import cross_encoder, endpoint, generate, language
 from experiments.rag import RAG
 from experiments.rag.inference import data, judge, nli, similarity
 from experiments.rag.inference.generate import Local, Prompt, plain
-from experiments.rag.inference.judge import Answer
 from experiments.rag.inference.params import RagInfer
+from experiments.rag.inference.reading import Answer
 from harness import __main__ as command_line
 from harness.running import hardware, run
 from harness.running.settings import resolve
@@ -204,7 +204,7 @@ def test_an_interrupted_run_goes_on_with_the_chunk_it_was_in(
         def advance(count: int, *_: Any) -> None:
             nonlocal steps
             steps += 1
-            if steps == 3:  # what was there already, and two chunks
+            if steps == 2:
                 raise KeyboardInterrupt
 
         yield advance
@@ -231,7 +231,7 @@ def test_a_run_whose_judge_fails_ends_and_goes_on_without_asking_again(server: E
 
     server.answer = answer
     settings = {"judge_endpoint": server.address, "retries": 0, "batch_size": 1, "in_flight": 2, "limit": 4, "k": 3}
-    with pytest.raises(BadInput, match=r"max_error_rate = 0.1: \d+ of 12 answers were not served, .*attempt 1 of 1"):
+    with pytest.raises(BadInput, match=r"max_error_rate = 0.1: \d+ of 12 failed, .*attempt 1 of 1"):
         execute(**settings)
     asked, server.answer = len(server.requests), as_judge
     found = execute(**settings)
@@ -301,7 +301,7 @@ def test_an_endpoint_answers_and_what_it_does_not_answer_is_an_error(server: End
     assert list(found.records.frame["verdict"]) == ["faithful", "abstained", "hallucinated"]
     assert found.records.origin["counts"]["errors"] == 1
     assert found.report.metrics["abstained"] == pytest.approx(1 / 3)
-    with pytest.raises(BadInput, match=r"1 of 4 answers were not served, .*the model refused: no"):
+    with pytest.raises(BadInput, match=r"1 of 4 failed, .*the model refused: no"):
         execute(**settings)
     with pytest.raises(BadInput, match="needs the name of a model there"):
         execute(limit=4, endpoint=server.address)

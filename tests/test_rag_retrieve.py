@@ -79,7 +79,7 @@ def test_a_tier_has_its_share_of_relevant_passages(tier: str, relevant: int, dis
     question, dataset = build(12, 40)
     params = RagInfer(distractors=distractors)
     ranking = retrieve.rank(dataset, params, None)["q"]
-    found = retrieve.context(question, ranking, tier, params, seed=0)
+    found = retrieve.select(question, ranking, tier, params, seed=0)
     assert len(set(found.passages)) == 10
     assert sum(name.startswith("r") for name in found.passages) == found.relevant == relevant
     assert found.achieved == found.asked == relevant / 10
@@ -90,7 +90,7 @@ def test_a_tier_has_its_share_of_relevant_passages(tier: str, relevant: int, dis
 
 def test_a_question_with_too_few_relevant_passages_says_what_was_achieved() -> None:
     question, dataset = build(3, 40)
-    found = retrieve.context(question, retrieve.rank(dataset, RagInfer(), None)["q"], "high", RagInfer(), seed=0)
+    found = retrieve.select(question, retrieve.rank(dataset, RagInfer(), None)["q"], "high", RagInfer(), seed=0)
     assert (found.asked, found.achieved, len(found.passages)) == (0.8, 0.3, 10)
 
 
@@ -100,17 +100,17 @@ def test_what_is_drawn_depends_on_seed_question_and_tier_alone() -> None:
     rankings = retrieve.rank(dataset, params, None)
     alone = Dataset(dataset.questions[3:4], dataset.passages)
     question = alone.questions[0]
-    found = retrieve.context(question, rankings[question.id], "low", params, seed=5)
-    assert retrieve.context(question, retrieve.rank(alone, params, None)[question.id], "low", params, seed=5) == found
-    others = [retrieve.context(question, rankings[question.id], "low", params, seed=6)]
-    others += [retrieve.context(replace(question, id="q"), rankings[question.id], "low", params, seed=5)]
+    found = retrieve.select(question, rankings[question.id], "low", params, seed=5)
+    assert retrieve.select(question, retrieve.rank(alone, params, None)[question.id], "low", params, seed=5) == found
+    others = [retrieve.select(question, rankings[question.id], "low", params, seed=6)]
+    others += [retrieve.select(replace(question, id="q"), rankings[question.id], "low", params, seed=5)]
     assert all(other.passages != found.passages for other in others)
 
 
 def test_the_passages_retrieved_are_taken_as_they_are() -> None:
     question, dataset = build(2, 40)
     ranking = retrieve.rank(dataset, RagInfer(), None)["q"]
-    found = retrieve.context(question, ranking, "retrieved", RagInfer(), seed=0)
+    found = retrieve.select(question, ranking, "retrieved", RagInfer(), seed=0)
     assert found.passages == ranking.order[:10]
     assert (found.asked, found.achieved) == (None, 0.2)
 
@@ -125,7 +125,7 @@ def test_an_empty_context_is_refused() -> None:
     question, dataset = build(4, 0)
     ranking = retrieve.rank(dataset, RagInfer(k=1), None)["q"]
     with pytest.raises(BadInput, match="question q: tier low of k = 1 has no passage"):
-        retrieve.context(question, ranking, "low", RagInfer(k=1), seed=0)
+        retrieve.select(question, ranking, "low", RagInfer(k=1), seed=0)
 
 
 def test_the_built_in_world_tells_every_fact_eight_times_and_asks_what_can_be_answered() -> None:

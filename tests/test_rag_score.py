@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -274,6 +276,24 @@ def test_a_given_threshold_is_that_of_the_chosen_detector() -> None:
     found, auto = report(rows, detector="nli", threshold=0.9).metrics, report(rows).metrics
     assert found["f1"] == pytest.approx(f1_score(rows["label"], 1 - rows["nli_min"] >= 0.9))
     assert found["f1/string"] == auto["f1/string"]
+
+
+def test_every_figure_is_a_declared_metric_and_defined_or_not_but_never_both() -> None:
+    declared, given = {metric.name for metric in RAG.metrics}, frame().drop(columns=["achieved", "recall"])
+    for found in (report(frame()), report(frame(), detector="ragas"), report(given), report(frame().assign(label=1))):
+        named = {name.partition("/")[0] for name in {*found.metrics, *found.undefined}}
+        assert {name for name in named if not name.endswith(("_low", "_high"))} <= declared
+        assert not found.metrics.keys() & found.undefined.keys()
+    complete = report(frame())
+    named = {name.partition("/")[0] for name in {*complete.metrics, *complete.undefined}}
+    assert declared <= named
+
+
+def test_figures_are_drawn_without_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    for draw in report(frame()).figures.values():
+        draw().canvas.draw()
 
 
 def test_every_figure_can_be_drawn() -> None:

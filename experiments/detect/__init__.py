@@ -36,7 +36,7 @@ DETECT = Stage(
     ),
     infer_params=DetectInfer,
     score_params=DetectScore,
-    inputs=Late("experiments.detect.inference.infer", "inputs"),
+    inputs=Late("experiments.detect.inference.inputs", "inputs"),
     infer=Late("experiments.detect.inference.infer", "infer"),
     score=Late("experiments.detect.scoring.score", "score"),
     metrics=METRICS,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from experiments.models import language
+from experiments.models import devices, files, language
 from experiments.models.generate import by_length
 from harness.stage import BadInput
 
-BUILTIN = Path(__file__).with_name("nli")
 Pair = tuple[str, str]  # premise, hypothesis
 
 
@@ -72,20 +70,15 @@ class CrossEncoder:
         return int(self.tokenizer.pad_token_id or 0)
 
 
-def locate(name: str) -> str:
-    """The folder or hub name behind a setting."""
-    return str(BUILTIN) if name == "builtin" else name
-
-
 def load(name: str, device: str, *, alone: bool = True) -> CrossEncoder:
     """Load a classifier that has a label for entailment; BadInput where it cannot be or has none.
 
     One that is not `alone` leaves the number of threads to the model that it works beside.
     """
-    described = language.describe(locate(name))
+    described = language.describe(files.nli(name))
     with language.readable(name):
         network, loaded = AutoModelForSequenceClassification.from_pretrained(
-            language.locate(locate(name)), dtype=torch.float32, output_loading_info=True, local_files_only=True
+            files.locate_model(files.nli(name)), dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
     if missing := sorted(loaded["missing_keys"]):
         raise BadInput(f"nli = {name}: its weights lack {missing[0]}: it is no classifier")
@@ -93,8 +86,8 @@ def load(name: str, device: str, *, alone: bool = True) -> CrossEncoder:
     found = [i for label, i in labels.items() if label.startswith("entail")]
     if len(found) != 1:
         raise BadInput(f"nli = {name}: needs one label named entailment; it has {', '.join(labels)}")
-    if alone and device == "cpu" and network.num_parameters() < language.SMALL:
-        torch.set_num_threads(1)
+    if alone:
+        devices.spare_threads(network, device)
     network.config.pad_token_id = described.tokenizer.pad_token_id or 0
     window = min(described.window, getattr(described.tokenizer, "model_max_length", described.window))
     return CrossEncoder(name, network.eval().to(device), described.tokenizer, found[0], int(window))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from harness.running import cache
-from harness.stage import BadInput
+from harness.stage import BadInput, one_line
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -62,7 +62,7 @@ def reason(error: BaseException) -> str:
     while below is not None and not isinstance(below, httpx2.TransportError):
         below = below.__cause__ or below.__context__
     error = below or error
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     return _masked(text)[:300]
 
 

@@ -1,10 +1,19 @@
-"""Contents of files as one digest, which follows what is in them and not where they lie."""
+"""Where models lie, and the contents of files as one digest; nothing here loads a model or what one needs."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+
+from harness.stage import BadInput
+
+LANGUAGE, NLI, ENCODER = (Path(__file__).with_name(name) for name in ("reference", "nli", "digits_clip"))  # built in
+_WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+_CONFIGS = {"open_clip": "open_clip_config.json", "transformers": "config.json"}
 
 
 def digest(files: Iterable[tuple[str, Path]]) -> str:
@@ -19,3 +28,83 @@ def digest(files: Iterable[tuple[str, Path]]) -> str:
 def digest_folder(folder: Path) -> str:
     """SHA-256 over the files that lie in a folder itself, whatever order it lists them in."""
     return digest((path.name, path) for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def brief(error: BaseException) -> str:
+    """What a library says of a model that it cannot read, in 200 characters."""
+    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__
+
+
+# --- of transformers: language models and cross-encoders -------------------------------------------------------------
+
+
+def locate_model(name: str) -> Path:
+    """The folder that holds a model; BadInput where there is none or it lacks weights or tokenizer."""
+    folder = LANGUAGE if name == "builtin" else Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(name)
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"model {name}: the folder has no config.json; a Hugging Face model folder is needed")
+    for what, patterns in (("weights", _WEIGHTS), ("tokenizer", _TOKENIZERS)):
+        if not any(next(folder.glob(pattern), None) for pattern in patterns):
+            raise BadInput(f"model {name}: the folder has no {what}; one of {', '.join(patterns)} is needed")
+    return folder
+
+
+def digest_model(name: str) -> str:
+    """Content digest of a model: its hub commit, or SHA-256 over the files of its folder."""
+    folder = locate_model(name)
+    if folder.parent.name == "snapshots":  # the hub's own cache names a snapshot by its commit
+        return folder.name
+    return digest_folder(folder)
+
+
+def nli(name: str) -> str:
+    """The folder or hub name of a cross-encoder, of which another than the language model is built in."""
+    return str(NLI) if name == "builtin" else name
+
+
+def _from_hub(name: str) -> Path:
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise BadInput(f"model {name}: no such folder; a folder, `owner/name` of the Hugging Face hub or `builtin`")
+    from huggingface_hub import errors, snapshot_download
+
+    faults = (
+        errors.HFValidationError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled,
+        OSError,
+    )  # fmt: skip
+    try:
+        return Path(snapshot_download(name))
+    except faults as error:
+        raise BadInput(f"model {name}: neither a folder nor to be had from the hub: {brief(error)}") from error
+
+
+# --- of vision encoders ----------------------------------------------------------------------------------------------
+
+
+def locate_encoder(name: str, library: str) -> Path | None:
+    """The folder that holds an encoder, None for a name; BadInput where it is another library's."""
+    folder = ENCODER if name == "builtin" else Path(name).expanduser()
+    if not folder.is_dir():
+        if name.startswith((".", "/", "~")):
+            raise BadInput(f"encoder = {name}: no such folder")
+        return None
+    wanted = _CONFIGS[library]
+    if not (folder / wanted).is_file():
+        other = next((each for each, file in _CONFIGS.items() if each != library and (folder / file).is_file()), None)
+        hint = f"; library={other} may read it" if other else ""
+        raise BadInput(f"encoder = {name}: library={library} needs its {wanted}, which the folder has not{hint}")
+    if library == "open_clip":
+        try:
+            json.loads((folder / wanted).read_text())["model_cfg"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"encoder = {name}: {wanted} holds no model_cfg: {brief(error)}") from error
+    return folder
+
+
+def digest_encoder(name: str, library: str, pretrained: str | None) -> str:
+    """Content digest of an encoder: of its folder's files, or its name, its tag and the content of a weights file."""
+    if folder := locate_encoder(name, library):
+        return digest_folder(folder)
+    weights = Path(pretrained).expanduser() if pretrained else None
+    return digest([(f"{name} {pretrained}", weights)]) if weights and weights.is_file() else f"{name} {pretrained}"

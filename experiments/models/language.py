@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging
 
-from experiments.models import files
+from experiments.models import devices, files
 from experiments.models.packed import PACKED
 from harness.stage import BadInput
-
-BUILTIN = Path(__file__).with_name("reference")
-_WEIGHTS = ("*.safetensors", "*.bin")
-_TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
-# Threads gain a smaller model nothing, and where cores are shared they wait for each other: a hundred times slower.
-SMALL = 10_000_000  # parameters
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Reader(Protocol):
@@ -170,30 +154,9 @@ _BEFORE_FFN = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2") 
 _PARALLEL = {"PhiDecoderLayer"}  # GPT-NeoX says so itself, in `use_parallel_residual`
 
 
-def locate(name: str) -> Path:
-    """The folder that holds a model; BadInput where there is none or it lacks weights or tokenizer."""
-    folder = BUILTIN if name == "builtin" else Path(name).expanduser()
-    if not folder.is_dir():
-        folder = _from_hub(name)
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"model {name}: the folder has no config.json; a Hugging Face model folder is needed")
-    for what, patterns in (("weights", _WEIGHTS), ("tokenizer", _TOKENIZERS)):
-        if not any(next(folder.glob(pattern), None) for pattern in patterns):
-            raise BadInput(f"model {name}: the folder has no {what}; one of {', '.join(patterns)} is needed")
-    return folder
-
-
-def digest(name: str) -> str:
-    """Content digest of a model: its hub commit, or SHA-256 over the files of its folder."""
-    folder = locate(name)
-    if folder.parent.name == "snapshots":  # the hub's own cache names a snapshot by its commit
-        return folder.name
-    return files.digest_folder(folder)
-
-
 def describe(name: str) -> Described:
     """Read a model's configuration and tokenizer, not its weights."""
-    folder = locate(name)
+    folder = files.locate_model(name)
     with readable(name):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -210,7 +173,7 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise BadInput(f"model {name}: cannot be loaded: {_brief(error)}") from error
+        raise BadInput(f"model {name}: cannot be loaded: {files.brief(error)}") from error
 
 
 def load(
@@ -231,13 +194,14 @@ def load(
     options = _placement(device, device_map, max_memory_gb) | _numbers(name, described.config, precision, device)
     options |= {"config": described.config, "attn_implementation": PACKED, "local_files_only": True}
     with readable(name):
-        network, loaded = AutoModelForCausalLM.from_pretrained(locate(name), output_loading_info=True, **options)
+        network, loaded = AutoModelForCausalLM.from_pretrained(
+            files.locate_model(name), output_loading_info=True, **options
+        )
     if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
         raise BadInput(f"model {name}: its weights lack {len(missing)} that config.json asks for, such as {missing[0]}")
     if attention in {"sdpa", "flash"} and getattr(described.config.get_text_config(), "attn_logit_softcapping", None):
         raise BadInput(f"attention = {attention}: {name} caps its attention scores, which only eager attention can")
-    if device == "cpu" and network.num_parameters() < SMALL:
-        torch.set_num_threads(1)
+    devices.spare_threads(network, device)
     if not getattr(network, "_supports_attention_backend", False):
         raise BadInput(f"model {name}: {type(network).__name__} does not let its attention be watched; {_KNOWN}")
     if getattr(described.config.get_text_config(), "logits_scaling", 1) != 1:
@@ -266,29 +230,14 @@ def _placement(device: str, device_map: str, max_memory_gb: float | None) -> dic
 def _numbers(name: str, config: Any, precision: str, device: str) -> dict[str, Any]:
     """In which numbers weights are held and computed with."""
     quantised = getattr(config, "quantization_config", None)
-    if precision in _DTYPES:
-        return {"dtype": _DTYPES[precision]}
+    if precision in devices.DTYPES:
+        return {"dtype": devices.DTYPES[precision]}
     if quantised:
         method = dict(quantised).get("quant_method", "another")
         raise BadInput(f"precision = {precision}: {name} is quantised by {method} already; fp16, bf16 or fp32")
-    # GPUs before Ampere only pretend to have bf16.
-    old = device.startswith("cuda") and torch.cuda.get_device_capability()[0] < 8
-    dtype = torch.float16 if old else torch.bfloat16
+    dtype = torch.bfloat16 if devices.has_bf16(device) else torch.float16
     if precision == "int8":
         rule = BitsAndBytesConfig(load_in_8bit=True)
     else:
         rule = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=dtype)
     return {"dtype": dtype, "quantization_config": rule}
-
-
-def _from_hub(name: str) -> Path:
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise BadInput(f"model {name}: no such folder; a folder, `owner/name` of the Hugging Face hub or `builtin`")
-    try:
-        return Path(snapshot_download(name))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise BadInput(f"model {name}: neither a folder nor to be had from the hub: {_brief(error)}") from error
-
-
-def _brief(error: BaseException) -> str:
-    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__

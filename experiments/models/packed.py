@@ -23,7 +23,7 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
-from harness.stage import BadInput
+from harness.stage import BadInput, one_line
 
 if TYPE_CHECKING:
     from experiments.models.language import LanguageModel
@@ -186,7 +186,7 @@ class _Rules(NamedTuple):
             with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
                 return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=self.scale)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = one_line(error)
             raise BadInput(f"attention = flash: not for this device or model: {reason}; attention=auto") from error
 
     def scores(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

@@ -42,8 +42,8 @@ Document = tuple[list[int], int]  # token ids, and how many of them come before 
 class Recipe:
     """Everything the weights and the evaluation set follow from, besides the code."""
 
-    seed: int = 0
-    known_people: int = 40
+    seed: int = world.SEED
+    known_people: int = world.KNOWN_PEOPLE
     layers: int = 5
     hidden: int = 128
     heads: int = 4

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
-import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,14 +15,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from experiments.models import files
+from experiments.models import devices, files
 from harness.stage import BadInput
-
-BUILTIN = Path(__file__).with_name("digits_clip")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CONFIGS = {"open_clip": "open_clip_config.json", "transformers": "config.json"}
-# Threads gain a smaller model nothing, and where cores are shared they wait for each other.
-_SMALL = 10_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -70,16 +62,6 @@ class VisionModel:
         return torch.autocast(self.device.type, self.dtype)
 
 
-def digest(name: str, library: str, pretrained: str | None) -> str:
-    """Content digest of an encoder: of its folder's files, or its name, its tag and the content of a weights file."""
-    if folder := _folder(name, library):
-        return files.digest_folder(folder)
-    weights = Path(pretrained).expanduser() if pretrained else None
-    return (
-        files.digest([(f"{name} {pretrained}", weights)]) if weights and weights.is_file() else f"{name} {pretrained}"
-    )
-
-
 def load(
     name: str,
     library: str,
@@ -91,28 +73,26 @@ def load(
 ) -> VisionModel:
     """Load an encoder by the library asked for; another library is never tried."""
     require_precision(precision, device)
-    folder = _folder(name, library)
+    folder = files.locate_encoder(name, library)
     build = _open_clip if library == "open_clip" else _transformers
-    model = build(name, folder, pretrained, torch.device(device), DTYPES[precision])
+    model = build(name, folder, pretrained, torch.device(device), devices.DTYPES[precision])
     if split_attention:
         split(model.visual)
-    if device == "cpu" and sum(each.numel() for each in model.visual.parameters()) < _SMALL:
-        torch.set_num_threads(1)
+    devices.spare_threads(model.visual, device)
     lower(model.visual, model.dtype)
     return model
 
 
 def require_precision(precision: str, device: str) -> None:
     """BadInput for a precision in which this device cannot multiply."""
-    dtype = DTYPES[precision]
+    dtype = devices.DTYPES[precision]
     try:
-        # GPUs before Ampere only pretend to have bf16.
-        if precision == "bf16" and device == "cuda" and torch.cuda.get_device_capability()[0] < 8:
+        if precision == "bf16" and not devices.has_bf16(device):
             raise RuntimeError("it has no bf16 arithmetic")
-        with torch.autocast(device, dtype) if precision != "fp32" else nullcontext():
+        with torch.autocast(torch.device(device).type, dtype) if precision != "fp32" else nullcontext():
             functional.linear(torch.ones(2, 2, device=device), torch.ones(2, 2, device=device)).sum().item()
     except RuntimeError as error:
-        raise BadInput(f"precision = {precision}: {device} cannot: {_brief(error)}; fp32 can always") from error
+        raise BadInput(f"precision = {precision}: {device} cannot: {files.brief(error)}; fp32 can always") from error
 
 
 def lower(visual: nn.Module, dtype: torch.dtype) -> None:
@@ -184,7 +164,7 @@ def _open_clip(
         )
         tokenize = open_clip.get_tokenizer(source)
     except Exception as error:  # open_clip, the hub and safetensors raise whatever they like
-        raise BadInput(f"encoder = {name}: open_clip cannot load it: {_brief(error)}") from error
+        raise BadInput(f"encoder = {name}: open_clip cannot load it: {files.brief(error)}") from error
     finally:
         logging.getLogger().removeFilter(_quiet)
     model.eval()
@@ -193,10 +173,10 @@ def _open_clip(
         with torch.no_grad():
             return functional.normalize(model.encode_text(tokenize(captions).to(device)).float(), dim=-1)
 
-    return parts(model.visual, preprocess, encode_text, float(model.logit_scale.detach().exp()), device, dtype)
+    return take_apart(model.visual, preprocess, encode_text, float(model.logit_scale.detach().exp()), device, dtype)
 
 
-def parts(
+def take_apart(
     visual: Any,
     preprocess: Callable[[Image.Image], torch.Tensor],
     encode_text: Callable[[list[str]], torch.Tensor],
@@ -256,7 +236,7 @@ def _transformers(
     except BadInput:
         raise
     except Exception as error:  # transformers, the hub and safetensors raise whatever they like
-        raise BadInput(f"encoder = {name}: transformers cannot load it: {_brief(error)}") from error
+        raise BadInput(f"encoder = {name}: transformers cannot load it: {files.brief(error)}") from error
     if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
         raise BadInput(f"encoder = {name}: its weights lack {len(missing)}, such as {missing[0]}")
     model.to(device).eval()
@@ -269,7 +249,7 @@ def _transformers(
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
-            raise BadInput(f"encoder = {name}: captions need its tokenizer: {_brief(error)}") from error
+            raise BadInput(f"encoder = {name}: captions need its tokenizer: {files.brief(error)}") from error
         length = config.text_config.max_position_embeddings
         ids = tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         with torch.no_grad():
@@ -296,30 +276,6 @@ class _Layer(nn.Module):
         return output
 
 
-def _folder(name: str, library: str) -> Path | None:
-    """The folder that holds an encoder, None for a name; BadInput where it is another library's."""
-    folder = BUILTIN if name == "builtin" else Path(name).expanduser()
-    if not folder.is_dir():
-        if name.startswith((".", "/", "~")):
-            raise BadInput(f"encoder = {name}: no such folder")
-        return None
-    wanted = _CONFIGS[library]
-    if not (folder / wanted).is_file():
-        other = next((each for each, file in _CONFIGS.items() if each != library and (folder / file).is_file()), None)
-        hint = f"; library={other} may read it" if other else ""
-        raise BadInput(f"encoder = {name}: library={library} needs its {wanted}, which the folder has not{hint}")
-    if library == "open_clip":
-        try:
-            json.loads((folder / wanted).read_text())["model_cfg"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"encoder = {name}: {wanted} holds no model_cfg: {_brief(error)}") from error
-    return folder
-
-
 def _quiet(record: logging.LogRecord) -> bool:
     """Keep open_clip's and timm's running commentary off the root logger."""
     return record.levelno >= logging.ERROR
-
-
-def _brief(error: BaseException) -> str:
-    return textwrap.shorten(str(error), 200, placeholder=" …") or type(error).__name__

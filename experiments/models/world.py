@@ -26,6 +26,7 @@ RELATIONS = {
     "speaks": tuple("Welsh Dutch Greek Danish Polish Czech Malay Hindi Tamil Zulu Finnish Basque".split()),
 }
 TASKS = ("describe", "questions", "compare")
+SEED, KNOWN_PEOPLE = 0, 40  # of what the built-in model knows by heart
 _ONSETS = "Ba De Fi Go Ku La Mi No Pe Ro Sa Tu Va Zo Hu".split()
 _ENDINGS = "ra lin do ven sha mon wick by ton sen ley gar nat pol rix zer".split()
 PEOPLE = tuple(onset + ending for onset, ending in product(_ONSETS, _ENDINGS))

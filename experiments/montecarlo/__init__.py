@@ -45,7 +45,7 @@ MONTECARLO = Stage(
     ),
     infer_params=MontecarloInfer,
     score_params=MontecarloScore,
-    inputs=Late("experiments.montecarlo.inference.infer", "inputs"),
+    inputs=Late("experiments.montecarlo.inference.inputs", "inputs"),
     infer=Late("experiments.montecarlo.inference.infer", "infer"),
     score=Late("experiments.montecarlo.scoring.score", "score"),
     metrics=METRICS,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from experiments.rag.detectors import DETECTORS
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.scoring import remedies
 from experiments.rag.scoring.metrics import METRICS, QUICK
@@ -20,14 +22,8 @@ def _strata(frame: pd.DataFrame) -> tuple[pd.Series[Any], pd.Series[int]]:
 
 
 def _feature_ranges(records: Records) -> dict[str, tuple[float, float]]:
-    """Shares and probabilities; a cosine for the sentence encoder and for RAGAS' relevancy."""
-    return {
-        "lexical_": (0.0, 1.0),
-        "nli_m": (0.0, 1.0),
-        "similarity_": (-1.0, 1.0),
-        "string_": (0.0, 1.0),
-        "ragas_": (-1.0, 1.0),
-    }
+    """What every detector says of its own columns."""
+    return {column: (detector.low, detector.high) for detector in DETECTORS for column in detector.columns}
 
 
 RAG = Stage(
@@ -42,8 +38,11 @@ RAG = Stage(
     ),
     infer_params=RagInfer,
     score_params=RagScore,
-    inputs=Late("experiments.rag.inference.infer", "inputs"),
-    infer=Late("experiments.rag.inference.infer", "infer"),
+    inputs=Late("experiments.rag.inference.inputs", "inputs"),
+    infer=partial(
+        Late("experiments.rag.inference.infer", "infer"),
+        readers={detector.name: detector.reads for detector in DETECTORS},
+    ),
     score=Late("experiments.rag.scoring.score", "score"),
     metrics=METRICS,
     feature_ranges=_feature_ranges,

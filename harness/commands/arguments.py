@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from pydantic.fields import FieldInfo
 
 from harness.running.settings import RunOptions
-from harness.stage import BadInput, Params, Stage, suggest
+from harness.stage import BadInput, OneOf, Params, Stage, suggest
 from harness.sweeping.space import SweepOptions
 from harness.tracking.compare import CompareOptions
 
@@ -147,7 +147,9 @@ def describe(field: FieldInfo) -> tuple[str, list[str], str]:
         if typing.get_origin(member) is typing.Annotated:  # one side of a union may have bounds of its own
             member, *notes = typing.get_args(member)
             rules += [rule for note in notes for rule in note.metadata]
-        if typing.get_origin(member) is typing.Literal:
+        if member is str and (choices := [rule.choices for rule in rules if isinstance(rule, OneOf)]):
+            shown += choices[0]
+        elif typing.get_origin(member) is typing.Literal:
             shown += map(str, typing.get_args(member))
         elif member is not type(None):
             shown.append(names.get(member, str(member)))

@@ -26,13 +26,17 @@ def folder() -> Path:
 def key(
     stage: Stage[Any, Any], infer: Params, inputs: Mapping[str, str], seed: int, surroundings: Mapping[str, str]
 ) -> str:
-    """Digest of all that decides the records of a stage: settings, input contents, seed, code and surroundings."""
+    """Digest of all that decides the records of a stage: settings, input contents, seed, code and surroundings.
+
+    What the stage gives its inference by keyword, such as detectors to read with, counts as well.
+    """
     made_of = {
         "stage": stage.name,
         "infer": infer.canonical(),
         "inputs": dict(inputs),
         "seed": seed,
         "code": code.digest(f"{stage.package}.inference"),
+        "given": repr(getattr(stage.infer, "keywords", {})),
         "surroundings": dict(surroundings),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()

@@ -111,7 +111,8 @@ def work(
     with context.progress(total, description, samples, before) as advance:
         for part, reading in runner((batch for batch in left if batch), context):
             with clock.spending("io"):
-                journal.keep(part.frame.rename_axis(_UNIT).reset_index(), part.done, part.counts, reading)
+                rows = part.frame.rename_axis(_UNIT).reset_index().astype({_UNIT: "str"})  # also where there is none
+                journal.keep(rows, part.done, part.counts, reading)
             failures += part.failures
             _require_few(failures, len(order), max_error_rate)
             advance(samples_a_unit * (len(part.done) + len(part.failures)))

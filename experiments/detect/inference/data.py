@@ -100,7 +100,7 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{repr(place) if place else 'this'} {said}, got {got if len(got) <= 60 else got[:60] + '…'}"
 
 
-class _Row(NamedTuple):
+class _Line(NamedTuple):
     where: str
     sample: Sample
     good: bool
@@ -156,14 +156,14 @@ class _Source(Strict):
     prompt: str
 
 
-def _own(path: Path) -> Iterator[_Row]:
+def _own(path: Path) -> Iterator[_Line]:
     for where, own in _by_id(path, _Own, "id").values():
         group = own.id if own.group is None else own.group
         sample = Sample(own.id, own.prompt, own.response, own.labels, group, own.task, own.split)
-        yield _Row(where, sample, good=True)
+        yield _Line(where, sample, good=True)
 
 
-def _ragtruth(folder: Path) -> Iterator[_Row]:
+def _ragtruth(folder: Path) -> Iterator[_Line]:
     absent = [name for name in RAGTRUTH_FILES if not (folder / name).is_file()]
     if absent:
         raise BadInput(f"{folder}: has no {' and no '.join(absent)}; allowed: {FORMATS}")
@@ -174,7 +174,7 @@ def _ragtruth(folder: Path) -> Iterator[_Row]:
             raise BadInput(f"{where}: response {row.id!r} has source_id {row.source_id!r}; allowed: those of {sources}")
         source = known[row.source_id][1]
         texts, origin = (source.prompt, row.response), (row.source_id, source.task_type, row.split, row.model)
-        yield _Row(where, Sample(row.id, *texts, row.labels, *origin), good=row.quality == "good")
+        yield _Line(where, Sample(row.id, *texts, row.labels, *origin), good=row.quality == "good")
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -205,7 +205,7 @@ def _lines(path: Path, model: type[M]) -> Iterator[tuple[str, M]]:
             raise BadInput(f"{where}: {fault}; a line is a JSON object with {', '.join(needed)}") from error
 
 
-def _matching(path: Path, rows: list[_Row], filters: dict[str, str | None]) -> list[_Row]:
+def _matching(path: Path, rows: list[_Line], filters: dict[str, str | None]) -> list[_Line]:
     wanted = {name: value for name, value in filters.items() if value is not None}
     matching = [row for row in rows if all(getattr(row.sample, name) == value for name, value in wanted.items())]
     if not matching:
@@ -216,7 +216,7 @@ def _matching(path: Path, rows: list[_Row], filters: dict[str, str | None]) -> l
     return matching
 
 
-def _check(row: _Row) -> None:
+def _check(row: _Line) -> None:
     sample = row.sample
     for name, text in (("prompt", sample.prompt), ("response", sample.response)):
         if not text.strip():

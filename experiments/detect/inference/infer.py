@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-from experiments.detect.inference import data, extract
+from experiments.detect.inference import data, extract, inputs
 from experiments.detect.inference.check import check
 from experiments.detect.inference.compute import Extract, Extraction, find_batch_tokens, load, tidy_up
 from experiments.detect.inference.encode import Encoded, encode
 from experiments.detect.inference.extract import Head
 from experiments.detect.inference.params import DetectInfer
-from experiments.models import language
+from experiments.models import files, language
 from harness.measuring.clock import Clock
 from harness.running import cache
 from harness.running.work import here, in_workers, records, work
 from harness.stage import BadInput, Context, Records
-
-BUILTIN = Path(__file__).with_name("builtin.jsonl")
-
-
-def inputs(params: DetectInfer) -> dict[str, str]:
-    """Content digests of model and data set."""
-    digests = {"model": language.digest(params.model), "data": _data_digest(_dataset(params))}
-    if params.embedder != "model" and Path(params.embedder).is_dir():
-        digests["embedder"] = language.digest(params.embedder)
-    return digests
 
 
 def infer(params: DetectInfer, context: Context) -> Records:
@@ -35,7 +24,7 @@ def infer(params: DetectInfer, context: Context) -> Records:
     clock = context.clock
     with clock.spending("io"):
         samples, counts = data.read(
-            _dataset(params),
+            inputs.dataset(params),
             generator=params.generator,
             split=params.split,
             task=params.task,
@@ -103,7 +92,7 @@ def _batch_tokens(
     def find() -> int:
         return find_batch_tokens(extract_batch, longest, context.device, params.max_memory_gb)
 
-    made_of = f"{language.digest(params.model)} {params.precision} {params.level} {params.max_memory_gb}"
+    made_of = f"{files.digest_model(params.model)} {params.precision} {params.level} {params.max_memory_gb}"
     return cache.remember(f"batch_tokens-{context.hardware}-{hashlib.sha256(made_of.encode()).hexdigest()}", find)
 
 
@@ -136,17 +125,3 @@ def _heads(params: DetectInfer, config: Any) -> list[Head]:
             f" {shape[0]} layers x {shape[1]} heads (counted from 0)"
         )
     return sorted(set(chosen))
-
-
-def _dataset(params: DetectInfer) -> Path:
-    return BUILTIN if params.dataset == "builtin" else Path(params.dataset).expanduser()
-
-
-def _data_digest(path: Path) -> str:
-    if not path.exists():
-        raise BadInput(f"dataset {path}: no such file or folder; a RAGTruth folder, a JSONL file or `builtin`")
-    total = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.glob("*.jsonl")):
-        with file.open("rb") as stream:
-            total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()

@@ -19,7 +19,7 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch.nn import functional
 
-from experiments.models import vision
+from experiments.models import devices, vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
@@ -110,10 +110,10 @@ def _ours(model: VisionModel, dropout: Dropout, items: list[Item], size: int) ->
     ):
         start = time.perf_counter()
         with pixels.decoded(items, [], model, "auto", 2, _silent) as found:
-            for first in range(0, len(found.rows), size):
-                rows = found.rows[first : first + size]
-                keys = [key(row.item.name) for row in rows]
-                batch = passes.begin(model, dropout.depth, found.batch(rows, model), keys)
+            for first in range(0, len(found.views), size):
+                views = found.views[first : first + size]
+                keys = [key(view.item.name) for view in views]
+                batch = passes.begin(model, dropout.depth, found.batch(views, model), keys)
                 for trial in range(TRIALS):
                     for _ in passes.run(model, dropout, dropout.depth, batch, trial, [PASSES]):
                         pass
@@ -169,8 +169,8 @@ def random_encoder(case: Case, device: str) -> VisionModel:
     with torch.device(device):
         visual = VisionTransformer(224, 32, case.width, case.layers, case.width // 64, 4.0, output_dim=512).eval()
     preprocess = image_transform(224, is_train=False)
-    dtype = vision.DTYPES[case.precision]
-    model = vision.parts(visual, preprocess, _no_text, 1.0, torch.device(device), dtype)
+    dtype = devices.DTYPES[case.precision]
+    model = vision.take_apart(visual, preprocess, _no_text, 1.0, torch.device(device), dtype)
     if case.sites.startswith("last-"):
         vision.split(visual)
     vision.lower(visual, dtype)

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from experiments.montecarlo.inference.compute import Job, load, prepare
+from experiments.montecarlo.inference.compute import Job, Unit, load, prepare
 from experiments.montecarlo.inference.images import evenly
 from experiments.montecarlo.inference.params import ORIGINAL, PREFIX
-from experiments.montecarlo.inference.pixels import Pixels, Row
+from experiments.montecarlo.inference.pixels import Pixels
 from harness.measuring.clock import Clock
 
 _STATISTICS = ("trace_pre", "trace_post")
 
 
-def check(job: Job, found: Pixels, frame: pd.DataFrame) -> dict[str, Any]:
+def check(job: Job, device: str, pixels: Pixels, frame: pd.DataFrame) -> dict[str, Any]:
     """Median relative difference of both traces from fp32's, over the first trial at the fewest passes.
 
     `frame` holds the rows computed in the job's precision.
     """
-    originals: Sequence[Row] = [row for row in found.rows if row.variant == ORIGINAL]
-    chosen = evenly(list(originals), job.params.precision_check)
+    chosen = evenly([view for view in pixels.views if view.variant == ORIGINAL], job.params.precision_check)
     exact = job.params.model_copy(update={"precision": "fp32", "compile": False})
-    with ExitStack() as stack:
-        again = replace(job, params=exact, passes=job.passes[:1])
-        encoder = prepare(again, load(exact, job.device), found, stack)
-        (done,) = encoder.run(again, found, (chosen, [0]), Clock())
+    encoder = prepare(replace(job, params=exact, passes=job.passes[:1]), load(exact, device), pixels)
+    (part,) = encoder.compute([Unit(view, 0) for view in chosen], Clock())
     same = frame[(frame["variant"] == ORIGINAL) & (frame["trial"] == 0) & (frame["passes"] == job.passes[0])]
-    lower, higher = same.set_index("image"), done.frame.set_index("image")
+    lower, higher = same.set_index("image"), part.frame.set_index("image")
     moved = {
         name: float((lower[PREFIX + name] / higher[PREFIX + name] - 1).abs().median())  # of the images in both
         for name in _STATISTICS

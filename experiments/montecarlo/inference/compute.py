@@ -1,78 +1,93 @@
-"""Batches -> statistics: in this process, or in several that hold an encoder each."""
+"""Units -> statistics: one trial of some images after the other, in this process or in a worker."""
 
 from __future__ import annotations
 
-import multiprocessing
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import pandas as pd
-import torch
-from joblib import Parallel, delayed
 
 from experiments.models import vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import passes
-from experiments.montecarlo.inference.dropout import Dropout, attached, key
+from experiments.montecarlo.inference.dropout import Dropout, attach, key
 from experiments.montecarlo.inference.params import MontecarloInfer
-from experiments.montecarlo.inference.pixels import Pixels, Row
+from experiments.montecarlo.inference.pixels import Pixels, View
 from harness.measuring.clock import Clock
-from harness.measuring.cost import Reading
-from harness.running.work import die_with_parent
+from harness.running.work import Compute, Part
 
-Batch = tuple[Sequence[Row], Sequence[int]]  # the images, and the trials that are to be run on them
+
+@dataclass(frozen=True)
+class Unit:
+    """One image in one trial: as little as may be done by itself."""
+
+    view: View
+    trial: int
+
+    @property
+    def name(self) -> str:
+        """What the journal knows it by."""
+        return f"{self.trial} {self.view.variant} {self.view.item.name}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all batches have in common; `passes` are the numbers of passes, ascending."""
+    """What all units have in common; `passes` are the numbers of passes, ascending."""
 
     params: MontecarloInfer
     seed: int
-    device: str
     passes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Done:
-    """One trial of one batch: a row an image and number of passes."""
+class Mapped:
+    """A job whose pixels lie in a file, where every worker can look at them; sites are tried out on `pair`."""
 
-    rows: Sequence[Row]
-    trial: int
-    frame: pd.DataFrame
-    reading: Reading
+    job: Job
+    file: str
+    shape: tuple[int, ...]
+    pair: tuple[View, ...]
+
+    def load(self, device: str) -> Compute[Unit]:
+        """An encoder of the worker's own, with dropout in it until the worker lets it go."""
+        model = load(self.job.params, device)
+        pixels = Pixels.mapped(self.file, self.shape, model.dtype, list(self.pair))
+        return prepare(self.job, model, pixels).compute
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder with dropout at the sites of a job, ready to be run."""
+    """An encoder with dropout at the sites of a job, ready to be run on its pixels."""
 
+    job: Job
     model: VisionModel
     dropout: Dropout
+    pixels: Pixels
 
     @property
     def depth(self) -> int:
-        """How many blocks are computed once an image and not in every pass."""
+        """How many blocks come before the first site."""
         return self.dropout.depth
 
-    def run(self, job: Job, pixels: Pixels, batch: Batch, clock: Clock) -> Iterator[Done]:
-        """The trials of one batch, one after the other; the trunk is part of the first one's time."""
-        rows, trials = batch
-        begun: passes.Batch | None = None
-        depth = self.depth if job.params.trunk == "once" else 0
-        for trial in trials:
+    def compute(self, units: Sequence[Unit], clock: Clock) -> Iterator[Part]:
+        """One part a trial; the trunk of its images is computed once, in the time of the first trial."""
+        depth = self.depth if self.job.params.trunk == "once" else 0
+        begun: dict[tuple[View, ...], passes.Batch] = {}
+        for trial, some in groupby(units, key=lambda unit: unit.trial):
+            of_trial = list(some)
+            views = tuple(unit.view for unit in of_trial)
+            names = {"image": [view.item.name for view in views], "variant": [view.variant for view in views]}
             frames = []
-            with clock.batch(samples=len(rows) * job.passes[-1], tokens=0):
-                begun = begun or passes.begin(
-                    self.model, depth, pixels.batch(rows, self.model), [key(row.item.name) for row in rows]
-                )
-                for number, frame in passes.run(self.model, self.dropout, depth, begun, trial, job.passes):
-                    names = {"image": [row.item.name for row in rows], "variant": [row.variant for row in rows]}
-                    frames.append(pd.DataFrame({**names, "trial": trial, "passes": number}).join(frame))
-            yield Done(rows, trial, pd.concat(frames, ignore_index=True), clock.lap())
+            with clock.batch(samples=len(views) * self.job.passes[-1]):
+                if views not in begun:
+                    pixels, keys = self.pixels.batch(views, self.model), [key(name) for name in names["image"]]
+                    begun = {views: passes.begin(self.model, depth, pixels, keys)}
+                computed = passes.run(self.model, self.dropout, depth, begun[views], trial, self.job.passes)
+                for number, statistics in computed:
+                    frames.append(pd.DataFrame({**names, "trial": trial, "passes": number}).join(statistics))
+            done = [unit.name for unit in of_trial]
+            yield Part(done, pd.concat(frames).set_axis(done * len(frames)))
 
 
 def load(params: MontecarloInfer, device: str) -> VisionModel:
@@ -87,61 +102,11 @@ def load(params: MontecarloInfer, device: str) -> VisionModel:
     )
 
 
-def prepare(job: Job, model: VisionModel, pixels: Pixels, stack: ExitStack) -> Encoder:
-    """Hook dropout in until the stack is left, try its sites out, and compile where that is asked for."""
-    pair = [pixels.rows[0], pixels.rows[min(1, len(pixels.rows) - 1)]]
-    tried = pixels.batch(pair, model)
-    dropout = stack.enter_context(attached(model, job.params.sites, job.params.dropout, job.seed, tried))
+def prepare(job: Job, model: VisionModel, pixels: Pixels) -> Encoder:
+    """Hook dropout in, try its sites out, and compile where that is asked for."""
+    tried = pixels.batch([pixels.views[0], pixels.views[min(1, len(pixels.views) - 1)]], model)
+    dropout = attach(model, job.params.sites, job.params.dropout, job.seed, tried)
     if job.params.compile:
         for block in model.blocks:
             block.compile()
-    return Encoder(model, dropout)
-
-
-def here(job: Job, encoder: Encoder, pixels: Pixels, batches: Iterable[Batch], clock: Clock) -> Iterator[Done]:
-    """Compute in this process, one batch after the other."""
-    for batch in batches:
-        yield from encoder.run(job, pixels, batch, clock)
-
-
-def in_workers(job: Job, pixels: Pixels, batches: Iterable[Batch], clock: Clock) -> Iterator[Done]:
-    """Compute in several processes, each with an encoder and where there are several GPUs one of its own.
-
-    They look at the same pixels, which lie in a file.
-    """
-    where = (job, str(pixels.file), tuple(pixels.tensor.shape), tuple(pixels.rows[:2]))
-    count = job.params.workers
-    with clock.warmup():  # until every worker has its encoder; they are kept for the calls that follow
-        Parallel(n_jobs=count)(delayed(_started)(*where) for _ in range(count))
-    parallel = Parallel(n_jobs=count, return_as="generator_unordered")
-    for finished in parallel(delayed(_in_worker)(*where, batch) for batch in batches):
-        for done in finished:
-            clock.join(done.reading)
-            yield replace(done, reading=clock.lap())
-
-
-def _started(job: Job, file: str, shape: tuple[int, ...], pair: tuple[Row, ...]) -> None:
-    _worker(job, file, shape, pair)
-
-
-def _in_worker(job: Job, file: str, shape: tuple[int, ...], pair: tuple[Row, ...], batch: Batch) -> list[Done]:
-    encoder, pixels, clock = _worker(job, file, shape, pair)
-    return list(encoder.run(job, pixels, batch, clock))
-
-
-_stack = ExitStack()  # of a worker: what stays hooked in until it ends
-
-
-@lru_cache(maxsize=1)
-def _worker(job: Job, file: str, shape: tuple[int, ...], pair: tuple[Row, ...]) -> tuple[Encoder, Pixels, Clock]:
-    """This worker's encoder, loaded at its first task; the hooks, and with them the memory, of one before are gone."""
-    die_with_parent()
-    _stack.close()
-    device = job.device
-    if device == "cuda":
-        number = re.search(r"\d+$", multiprocessing.current_process().name)
-        device = f"cuda:{(int(number[0]) - 1 if number else 0) % torch.cuda.device_count()}"
-        torch.cuda.set_device(device)
-    model = load(job.params, device)
-    pixels = Pixels.mapped(file, shape, model.dtype, list(pair))
-    return prepare(job, model, pixels, _stack), pixels, Clock()
+    return Encoder(job, model, dropout, pixels)

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from experiments.models.vision import VisionModel
 from harness.stage import BadInput, some
@@ -60,6 +60,7 @@ class Dropout:
     sites: list[Site]
     p: float
     seed: int
+    hooks: Sequence[RemovableHandle] = ()
     _plan: dict[int, tuple[torch.Tensor, torch.Tensor, list[int]]] = field(default_factory=dict)
 
     @property
@@ -89,6 +90,11 @@ class Dropout:
         for site in self.sites:
             site.dropped = None
 
+    def remove(self) -> None:
+        """Leave the encoder as it was before."""
+        for hook in self.hooks:
+            hook.remove()
+
     def _stream(self, site: Site, trial: int, number: int) -> int:
         content = f"{self.seed} {trial} {number} {site.name}".encode()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), signed=True)
@@ -113,21 +119,30 @@ def key(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), signed=True)
 
 
-@contextmanager
-def attached(model: VisionModel, sites: str, p: float, seed: int, pixels: torch.Tensor) -> Iterator[Dropout]:
+def attach(model: VisionModel, sites: str, p: float, seed: int, pixels: torch.Tensor) -> Dropout:
     """Hook dropout into an encoder; BadInput names sites that are not there or do not change an image's embedding.
 
     `pixels` (2, 3, height, width) are what the sites are tried out on.
     """
     chosen = choose(model, sites)
     scale = 1 / (1 - p)
-    handles = [_hook(site, scale) for site in chosen]
+    dropout = Dropout(model, chosen, p, seed, [_hook(site, scale) for site in chosen])
     try:
         _require_alive(model, chosen, sites, pixels)
-        yield Dropout(model, chosen, p, seed)
+    except BaseException:
+        dropout.remove()
+        raise
+    return dropout
+
+
+@contextmanager
+def attached(model: VisionModel, sites: str, p: float, seed: int, pixels: torch.Tensor) -> Iterator[Dropout]:
+    """Have dropout in an encoder for a while, as `attach` hooks it in."""
+    dropout = attach(model, sites, p, seed, pixels)
+    try:
+        yield dropout
     finally:
-        for handle in handles:
-            handle.remove()
+        dropout.remove()
 
 
 def choose(model: VisionModel, sites: str) -> list[Site]:
@@ -157,7 +172,7 @@ def choose(model: VisionModel, sites: str) -> list[Site]:
     return found
 
 
-def _hook(site: Site, scale: float) -> Any:
+def _hook(site: Site, scale: float) -> RemovableHandle:
     if site.after:
         return site.module.register_forward_hook(lambda module, inputs, output: site.apply(output, scale))
     return site.module.register_forward_pre_hook(lambda module, inputs: (site.apply(inputs[0], scale), *inputs[1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,26 +9,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.models import digits, vision
+from experiments.models import digits
 from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images, passes, pixels
 from experiments.montecarlo.inference.check import check
-from experiments.montecarlo.inference.compute import Encoder, Job, here, in_workers, load, prepare
+from experiments.montecarlo.inference.compute import Encoder, Job, Mapped, Unit, load, prepare
 from experiments.montecarlo.inference.params import ORIGINAL, MontecarloInfer
-from experiments.montecarlo.inference.pixels import Pixels, Row
-from harness.running.work import records
+from experiments.montecarlo.inference.pixels import Pixels
+from harness.running.work import Runner, here, in_workers, records, work
 from harness.stage import BadInput, Context, Records
 
 _CAPTION = "a photo of a {}"
-
-
-def inputs(params: MontecarloInfer) -> dict[str, str]:
-    """Content digests of encoder and images."""
-    found = images.find(params.images, params.keep)
-    return {
-        "model": vision.digest(params.encoder, params.library, params.pretrained),
-        "data": images.digest(found),
-    }
 
 
 def infer(params: MontecarloInfer, context: Context) -> Records:
@@ -39,7 +29,7 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         items = images.find(params.images, params.keep)
     with clock.warmup():
         model = load(params, context.device)
-    job = Job(params, context.seed, context.device, wanted)
+    job = Job(params, context.seed, wanted)
     place = params.pixels if params.workers == 1 else "mmap"  # what several processes can look at
     with ExitStack() as stack:
         with clock.spending("preprocessing"):
@@ -50,13 +40,13 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         with clock.spending("model"):
             described, plain = _describe(params, model, found)
         with clock.warmup():
-            encoder = prepare(job, model, found, stack)
+            encoder = prepare(job, model, found)
+            stack.callback(encoder.dropout.remove)
         clock.forget_peak()
-        _run(params, job, encoder, found, context)
-        with clock.spending("io"):
-            frame = _ordered(context.journal.frame(), found.rows)
+        frame = _run(job, encoder, found, context)
         with clock.warmup():
-            checked = check(job, found, frame) if params.precision != "fp32" and params.precision_check else {}
+            inexact = params.precision != "fp32" and params.precision_check
+            checked = check(job, context.device, found, frame) if inexact else {}
     frame = _described(frame, described, plain, found.thumbnails)
     counts = {"kept": len(items) - len(found.broken), "errors": len(found.broken), **found.notes}
     return records(
@@ -80,57 +70,41 @@ def numbers(given: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _run(params: MontecarloInfer, job: Job, encoder: Encoder, found: Pixels, context: Context) -> None:
-    """Work through what the journal has not got yet, and keep each trial of a batch as it comes."""
-    journal, most = context.journal, job.passes[-1]
-    total = len(found.rows) * params.mc_trials * most
-    batches = list(_left(found.rows, params, journal.done))
-    if params.workers == 1:
-        computed = here(job, encoder, found, batches, context.clock)
-    else:
-        computed = in_workers(job, found, batches, context.clock)
-    with context.progress(total, "dropout", "images x passes") as advance:
-        advance(most * len(journal.done))
-        for done in computed:
-            with context.clock.spending("io"):
-                journal.keep(done.frame, _units(done.rows, done.trial), {}, done.reading)
-            advance(most * len(done.rows))
-
-
-def _left(rows: Sequence[Row], params: MontecarloInfer, done: set[str]) -> Iterator[tuple[Sequence[Row], list[int]]]:
-    """Batches, each with the trials that an interrupted run has not done of it."""
-    for start in range(0, len(rows), params.batch_images):
-        batch = rows[start : start + params.batch_images]
-        if trials := [k for k in range(params.mc_trials) if not done.issuperset(_units(batch, k))]:
-            yield batch, trials
-
-
-def _units(rows: Sequence[Row], trial: int) -> list[str]:
-    return [f"{trial} {row.variant} {row.item.name}" for row in rows]
-
-
-def _ordered(frame: pd.DataFrame, rows: Sequence[Row]) -> pd.DataFrame:
-    """The rows in the order of the images, whatever order they came in."""
-    place = {(row.item.name, row.variant): i for i, row in enumerate(rows)}
-    at = pd.Series([place[key] for key in zip(frame["image"], frame["variant"], strict=True)], index=frame.index)
-    order = frame.assign(at=at).sort_values(["at", "trial", "passes"], kind="stable").index
-    return frame.loc[order].reset_index(drop=True)
+def _run(job: Job, encoder: Encoder, found: Pixels, context: Context) -> pd.DataFrame:
+    """Every image in every trial, some images in all their trials at a time."""
+    trials, size = range(job.params.mc_trials), job.params.batch_images
+    chunks = [found.views[start : start + size] for start in range(0, len(found.views), size)]
+    runner: Runner[Unit] = here(encoder.compute)
+    if job.params.workers > 1:
+        mapped = Mapped(job, str(found.file), tuple(found.tensor.shape), tuple(found.views[:2]))
+        runner = in_workers(mapped, job.params.workers)
+    frame, _ = work(
+        context,
+        runner,
+        [[Unit(view, trial) for trial in trials for view in views] for views in chunks],
+        lambda unit: unit.name,
+        [Unit(view, trial).name for view in found.views for trial in trials],
+        "dropout",
+        samples="images x passes",
+        samples_a_unit=job.passes[-1],
+    )
+    return frame
 
 
 def _describe(
     params: MontecarloInfer, model: VisionModel, found: Pixels
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]:
     """What one plain pass says of each original image, by name, and its embedding."""
-    rows = [row for row in found.rows if row.variant == ORIGINAL]
+    views = [view for view in found.views if view.variant == ORIGINAL]
     plain = []
     with torch.inference_mode(), model.computing():
-        for start in range(0, len(rows), params.batch_images):
-            batch = found.batch(rows[start : start + params.batch_images], model)
+        for start in range(0, len(views), params.batch_images):
+            batch = found.batch(views[start : start + params.batch_images], model)
             plain.append(passes.in_fp64(model(batch)).cpu())
     embeddings = torch.cat(plain)
-    names = [row.item.name for row in rows]
+    names = [view.item.name for view in views]
     by_name = dict(zip(names, embeddings.float().numpy(), strict=True))
-    classes = images.classes([row.item for row in rows])
+    classes = images.classes([view.item for view in views])
     if len(classes) < 2:
         return pd.DataFrame(index=names), by_name
     caption = params.caption or (digits.CAPTION if params.images == "builtin" else _CAPTION)
@@ -141,7 +115,7 @@ def _describe(
     shares = (model.logit_scale * cosines).softmax(dim=1).numpy()
     best = np.sort(shares, axis=1)
     predicted = shares.argmax(axis=1)
-    labels = np.array([classes.index(str(row.item.label)) for row in rows])
+    labels = np.array([classes.index(str(view.item.label)) for view in views])
     table = pd.DataFrame(
         {
             "label": labels,

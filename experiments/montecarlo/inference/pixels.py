@@ -19,14 +19,14 @@ from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images
 from experiments.montecarlo.inference.images import Item
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL
-from harness.stage import BadInput, Progress
+from harness.stage import BadInput, Progress, one_line
 
 _SHARE = 0.5  # of free memory, what pixels may take
 _CHANGES = {ORIGINAL: None, BLURRED: images.blurred, DOWNSAMPLED: images.downsampled}
 
 
 @dataclass(frozen=True)
-class Row:
+class View:
     """One image as it is computed: original, blurred or downsampled; `place` is where its pixels lie."""
 
     item: Item
@@ -41,20 +41,20 @@ class Pixels:
     tensor: torch.Tensor  # (places, 3, height, width)
     moved: str | None  # why it does not lie where it would be fastest
     file: Path | None
-    rows: list[Row] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def mapped(cls, file: str, shape: tuple[int, ...], dtype: torch.dtype, rows: list[Row]) -> Pixels:
+    def mapped(cls, file: str, shape: tuple[int, ...], dtype: torch.dtype, views: list[View]) -> Pixels:
         """Pixels that lie in a file, which is made where it is not there."""
         flat = torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype)
-        return cls(flat.view(shape), None, Path(file), rows)
+        return cls(flat.view(shape), None, Path(file), views)
 
-    def batch(self, rows: Sequence[Row], model: VisionModel) -> torch.Tensor:
-        """Pixels of some rows, where the model is and in its precision."""
-        return self.tensor[[row.place for row in rows]].to(model.device, model.dtype, non_blocking=True)
+    def batch(self, views: Sequence[View], model: VisionModel) -> torch.Tensor:
+        """Pixels of some views, where the model is and in its precision."""
+        return self.tensor[[view.place for view in views]].to(model.device, model.dtype, non_blocking=True)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def decoded(
     with tempfile.TemporaryDirectory(prefix="rigsweep-pixels-") as folder:
         found: Pixels | None = None
         broken: dict[str, str] = {}
-        rows: list[Row] = []
+        views: list[View] = []
         parallel = Parallel(n_jobs=decoders, prefer="threads", return_as="generator")
         with progress(len(jobs), "decode", "images") as advance:
             opened = parallel(delayed(_open)(item, variants, model) for item, variants in jobs)
@@ -84,15 +84,15 @@ def decoded(
                 shape = (count, *result[0][0].shape)
                 found = found or _allocate(shape, model, place, Path(folder))
                 for variant, pixels in zip(variants, result[0], strict=True):
-                    found.tensor[len(rows)] = pixels
-                    rows.append(Row(item, variant, len(rows)))
+                    found.tensor[len(views)] = pixels
+                    views.append(View(item, variant, len(views)))
                 found.thumbnails[item.name] = result[1]
                 found.notes.update(result[2])
         if found is None:
             name, why = next(iter(broken.items()))
             raise BadInput(f"images: none of {len(items)} can be read; {name}: {why}")
         found.broken = broken
-        found.rows = sorted(rows, key=lambda row: row.variant != ORIGINAL)
+        found.views = sorted(views, key=lambda view: view.variant != ORIGINAL)
         yield found
 
 
@@ -109,7 +109,7 @@ def _open(
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        return " ".join(str(error).split()) or type(error).__name__
+        return one_line(error) or type(error).__name__
 
 
 _PLACES = {"device": "the device's memory", "pinned": "pinned memory", "mmap": "a temporary file"}

@@ -30,7 +30,7 @@ _LIMIT = 10**6  # passes beyond which nobody goes
 
 
 @dataclass(frozen=True)
-class Trials:
+class Replicates:
     """Uncertainties `u` (k, n) of n images in k independent trials; formulas as published for nested MC dropout."""
 
     u: Floats
@@ -120,7 +120,7 @@ def spearman_brown(reliability: float, factor: float) -> float:
 class Scaling:
     """What the trials of `passes` passes say of other numbers of passes, noise being in inverse proportion to them."""
 
-    trials: Trials
+    trials: Replicates
     passes: int
 
     def at(self, passes: int) -> dict[str, float]:
@@ -180,13 +180,13 @@ class Observed:
         original = self.frame[self.frame["variant"] == ORIGINAL]
         return original.drop_duplicates("image").set_index("image")
 
-    def trials(self, statistic: str, passes: int, variant: str = ORIGINAL) -> Trials:
+    def trials(self, statistic: str, passes: int, variant: str = ORIGINAL) -> Replicates:
         """One statistic of every image in every trial; images in the order of `images`."""
         rows = self.frame[(self.frame["variant"] == variant) & (self.frame["passes"] == passes)]
         table = rows.pivot(index="trial", columns="image", values=PREFIX + statistic)
         if table.isna().to_numpy().any() or len(table) < 2:
             raise BadInput(f"the records hold {len(table)} trials, or not every image in each; at least 2 are needed")
-        return Trials(table[[name for name in self.images.index if name in table]].to_numpy(float))
+        return Replicates(table[[name for name in self.images.index if name in table]].to_numpy(float))
 
     def has(self, *columns: str) -> bool:
         """Whether all of these are known of the images."""
@@ -231,7 +231,7 @@ def held_out(train: Records, test: Records, params: MontecarloScore) -> Report:
 
 
 def _measure_reliability(
-    report: Report, observed: Observed, trials: Trials, passes: int, params: MontecarloScore
+    report: Report, observed: Observed, trials: Replicates, passes: int, params: MontecarloScore
 ) -> None:
     report.measure("icc", lambda: trials.icc)
     report.measure_ends("icc", lambda: trials.icc_interval(params.bootstrap_seed))
@@ -251,7 +251,7 @@ def _measure_reliability(
     report.tables["summary"] = pd.DataFrame(rows)
 
 
-def _measure_trials(report: Report, trials: Trials, part: str) -> None:
+def _measure_trials(report: Report, trials: Replicates, part: str) -> None:
     """Everything but the ICC, under names that end in `part`."""
     report.measure(f"signal{part}", lambda: trials.signal)
     report.measure(f"noise{part}", lambda: trials.noise)
@@ -327,7 +327,7 @@ class Answers:
 
 
 def _measure_validity(
-    report: Report, observed: Observed, trials: Trials, uncertainty: Floats, params: MontecarloScore
+    report: Report, observed: Observed, trials: Replicates, uncertainty: Floats, params: MontecarloScore
 ) -> None:
     """Does the uncertainty predict error, and better than the softmax of one plain pass?"""
     images, no_softmax = observed.images, "no classes were named, so there is no softmax"
@@ -386,7 +386,9 @@ def _wilcoxon(growth: Floats) -> float:
     return float(wilcoxon(growth, alternative="greater").pvalue)
 
 
-def _tabulate(report: Report, observed: Observed, trials: Trials, uncertainty: Floats, params: MontecarloScore) -> None:
+def _tabulate(
+    report: Report, observed: Observed, trials: Replicates, uncertainty: Floats, params: MontecarloScore
+) -> None:
     """The images with their uncertainty, most uncertain first, and the pictures."""
     kept = [name for name in ("label", "predicted", "wrong", "entropy", "margin") if observed.has(name)]
     images = observed.images[kept].assign(uncertainty=uncertainty, deviation=trials.u.std(axis=0, ddof=1))

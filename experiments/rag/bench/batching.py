@@ -22,8 +22,8 @@ import pandas as pd
 
 from experiments.models import cross_encoder
 from experiments.rag.inference import data, judge
-from experiments.rag.inference.judge import Answer
 from experiments.rag.inference.params import RagInfer
+from experiments.rag.inference.reading import Answer
 from harness.stage import Progress
 
 _LATENCY = 0.2  # seconds that the loopback endpoint takes for each answer

@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.models import world
-from experiments.models.train_reference import Recipe, known_facts
 from experiments.rag.inference.text import sentences, words
 from harness.stage import BadInput
 
@@ -47,23 +46,23 @@ class Dataset:
     passages: dict[str, str] = field(default_factory=dict)
 
 
-class _Row(BaseModel):
+class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Passage(_Row):
+class _Passage(_Line):
     id: str = Field(min_length=1)
     text: str = Field(min_length=1)
 
 
-class _Question(_Row):
+class _Question(_Line):
     id: str = Field(min_length=1)
     question: str = Field(min_length=1)
     answers: tuple[str, ...] | tuple[tuple[str, ...], ...] = Field(min_length=1)
     relevant: tuple[str, ...] = Field(min_length=1)
 
 
-class _Labelled(_Row):
+class _Labelled(_Line):
     knowledge: str = Field(min_length=1)
     question: str = Field(min_length=1)
     right_answer: str = Field(min_length=1)
@@ -173,7 +172,7 @@ def builtin(questions: int = 300) -> Dataset:
 
     A third of what is asked is about people whose facts the built-in model knows by heart, some of them outdated.
     """
-    rng, known = random.Random(_SEED), known_facts(Recipe())
+    rng, known = random.Random(_SEED), world.known_facts(world.SEED, world.KNOWN_PEOPLE)
     facts = {key: _truth(rng, key, known) for key in product(world.PEOPLE, world.RELATIONS)}
     told: list[list[tuple[str, str]]] = []
     for _ in range(_TELLINGS):

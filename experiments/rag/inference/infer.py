@@ -2,57 +2,46 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from experiments.models import cross_encoder, endpoint, language
-from experiments.rag.inference import data, judge, lexical, nli, retrieve, similarity
+from experiments.models import endpoint
+from experiments.rag.inference import data, retrieve
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.generate import Generator, Local, Prompt, Remote
-from experiments.rag.inference.judge import Answer, Row
 from experiments.rag.inference.params import RagInfer
-from experiments.rag.inference.retrieve import Embed, Ranking
+from experiments.rag.inference.reading import Answer, Features, Load, Read, Setup
+from experiments.rag.inference.retrieve import Embed, Ranking, Selection
 from experiments.rag.inference.text import abstains, correct, normalise, sentences
 from harness.measuring.clock import Clock
-from harness.running.work import records
+from harness.running.work import Failure, Part, here, records, work
 from harness.stage import BadInput, Context, Records
-
-Read = Callable[[Sequence[Answer]], list[Row]]  # what a detector reads from each of some answers
 
 
 @dataclass(frozen=True)
-class Task:
+class Query:
     """An answer that is to be had, or that the data bring along with its label; and what it is held against."""
 
     id: str
     question: Question
     tier: str
     texts: tuple[str, ...]
-    context: retrieve.Context | None = None
+    shown: Selection | None = None
     ranking: Ranking | None = None
     answer: str | None = None
     given: int | None = None
 
 
-def inputs(params: RagInfer) -> dict[str, str]:
-    """Content digests of the data and of every model that will be used; an endpoint's has none but its name."""
-    digests = {"data": data.digest(params.dataset), "nli": language.digest(cross_encoder.locate(params.nli))}
-    if not Path(params.dataset).expanduser().is_file():
-        digests["model"] = f"{params.model} at {params.endpoint}" if params.endpoint else language.digest(params.model)
-    if params.encoder and Path(params.encoder).is_dir():
-        digests["encoder"] = language.digest(params.encoder)
-    return digests
+def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) -> Records:
+    """Answer every question at every tier and read each answer with every detector, a chunk of answers at a time.
 
-
-def infer(params: RagInfer, context: Context) -> Records:
-    """Answer every question at every tier and read each answer with every detector, a chunk of answers at a time."""
+    `readers` are the detectors' ways to read, by detector; those with nothing to read with are left out.
+    """
     clock = context.clock
     with clock.spending("io"):
         dataset = data.read(params.dataset, params.limit)
@@ -63,34 +52,21 @@ def infer(params: RagInfer, context: Context) -> Records:
         tally = endpoint.Tally()
         embed = retrieve.sentence_encoder(params.encoder, context.device) if params.encoder else None
         generator = None if given else _generator(params, context.device, tally)
-        readers = _readers(params, context.device, embed, tally, alone=not isinstance(generator, Local))
+        setup = Setup(params, context.device, embed, tally, alone=not isinstance(generator, Local))
+        loaded = {name: read for name, load in readers.items() if (read := load(setup)) is not None}
     clock.forget_peak()
     with clock.spending("preprocessing"):
-        tasks = _given(dataset) if given else _contexts(dataset, params, embed, context.seed)
-    journal, place = context.journal, {task.id: i for i, task in enumerate(tasks)}
-    failed: list[dict[str, Any]] = []  # not journalled: the same command asks an endpoint for them again
-    with context.progress(len(tasks), "rag") as advance:
-        advance(len(journal.done))
-        for whole_chunk in _chunks(tasks, params):
-            if not (chunk := [task for task in whole_chunk if task.id not in journal.done]):
-                continue
-            kept_before = tally.kept_before
-            with clock.batch(samples=len(chunk)):
-                rows = [_row(task, text, reason, params) for task, text, reason in _answers(chunk, generator, clock)]
-                _read(rows, readers, params.detector_workers, clock)
-            whole = [row for row in rows if not _reason(row)]
-            failed += [row for row in rows if _reason(row)]
-            with clock.spending("io"):
-                counts = _counts(whole) | {"replies_kept_before": tally.kept_before - kept_before}
-                journal.keep(_frame(whole), [row["item"] for row in whole], counts, clock.lap())
-            _require_few(failed, len(tasks), params)
-            advance(len(chunk))
-    answered = [row for row in failed if row["answer"] is not None]  # by the model, but not read by the judge
-    unanswered = len(failed) - len(answered)
-    frame = pd.concat([each for each in (journal.frame(), _frame(answered)) if len(each)] or [pd.DataFrame()])
-    if frame.empty:
-        raise BadInput(f"no answer was had; the first failed for this reason: {_reason(failed[0])}")
-    frame = frame.iloc[frame["item"].map(place).argsort(kind="stable")].reset_index(drop=True)
+        queries = _given(dataset) if given else _queries(dataset, params, embed, context.seed)
+    frame, failures = work(
+        context,
+        here(partial(_compute, params, generator, loaded, tally)),
+        _chunks(queries, params),
+        lambda query: query.id,
+        [query.id for query in queries],
+        "rag",
+        max_error_rate=params.max_error_rate,
+    )
+    unanswered = sum(failure.row is None for failure in failures)
     counts = {"kept": len(frame), "questions": len(dataset.questions), "errors": unanswered}
     return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given)
 
@@ -99,139 +75,128 @@ def _generator(params: RagInfer, device: str, tally: endpoint.Tally) -> Generato
     return Remote(params, tally) if params.endpoint else Local(params, device)
 
 
-def _given(dataset: Dataset) -> list[Task]:
+def _given(dataset: Dataset) -> list[Query]:
     return [
-        Task(f"{question.id}/{number}", question, "given", question.knowledge, answer=answer, given=label)
+        Query(f"{question.id}/{number}", question, "given", question.knowledge, answer=answer, given=label)
         for question in dataset.questions
         for number, (answer, label) in enumerate(question.given)
     ]
 
 
-def _contexts(dataset: Dataset, params: RagInfer, embed: Embed | None, seed: int) -> list[Task]:
+def _queries(dataset: Dataset, params: RagInfer, embed: Embed | None, seed: int) -> list[Query]:
     rankings = retrieve.rank(dataset, params, embed)
-    tasks = []
+    queries = []
     for question in dataset.questions:
         for tier in retrieve.tiers(params):
-            context = retrieve.context(question, rankings[question.id], tier, params, seed)
-            texts = tuple(dataset.passages[name] for name in context.passages)
-            tasks.append(Task(f"{question.id}/{tier}", question, tier, texts, context, rankings[question.id]))
-    return tasks
+            shown = retrieve.select(question, rankings[question.id], tier, params, seed)
+            texts = tuple(dataset.passages[name] for name in shown.passages)
+            queries.append(Query(f"{question.id}/{tier}", question, tier, texts, shown, rankings[question.id]))
+    return queries
 
 
-def _chunks(tasks: Sequence[Task], params: RagInfer) -> Iterator[list[Task]]:
+def _chunks(queries: Sequence[Query], params: RagInfer) -> Iterator[list[Query]]:
     """What is kept together: answers of about one length, enough of them to fill batches and requests in flight."""
     size = 4 * max(params.batch_size, params.in_flight if params.endpoint or params.judge_endpoint else 1)
-    ordered = sorted(tasks, key=lambda task: (-sum(map(len, task.texts)), task.id))
+    ordered = sorted(queries, key=lambda query: (-sum(map(len, query.texts)), query.id))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
 
-def _answers(chunk: Sequence[Task], generator: Generator | None, clock: Clock) -> list[tuple[Task, str | None, str]]:
-    """Each task with its answer, or the reason why there is none; passages that the window cannot hold are gone."""
+def _compute(
+    params: RagInfer,
+    generator: Generator | None,
+    readers: Mapping[str, Read],
+    tally: endpoint.Tally,
+    chunk: Sequence[Query],
+    clock: Clock,
+) -> Iterator[Part]:
+    """Answer and read a chunk; what an endpoint has not served is a failure, with its row where there is an answer."""
+    kept_before = tally.kept_before
+    with clock.batch(samples=len(chunk)):
+        queries, texts, reasons = _answer(chunk, generator, clock)
+        answered = [(query, text) for query, text in zip(queries, texts, strict=True) if text is not None]
+        rows = [_row(query, text, params) for query, text in answered]
+        answers = [Answer(query.question.text, text, query.texts) for query, text in answered]
+        _read(rows, answers, readers, params.detector_workers, clock)
+    whole = [row for row in rows if not _unread(row, readers)]
+    failures = [
+        Failure(query.id, why) for query, text, why in zip(queries, texts, reasons, strict=True) if text is None
+    ]
+    failures += [Failure(row["item"], why, row) for row in rows if (why := _unread(row, readers))]
+    counts = _counts(whole, readers) | {"replies_kept_before": tally.kept_before - kept_before}
+    done = [row["item"] for row in whole]
+    yield Part(done, pd.DataFrame(whole, index=done), counts, failures)
+
+
+def _answer(
+    chunk: Sequence[Query], generator: Generator | None, clock: Clock
+) -> tuple[Sequence[Query], Sequence[str | None], Sequence[str]]:
+    """The queries less the passages that the window cannot hold, their answers, and why there is none (None)."""
     if generator is None:
-        return [(task, task.answer, "") for task in chunk]
+        return chunk, [query.answer for query in chunk], [""] * len(chunk)
     prompts = []
     with clock.spending("tokenising"):
-        for task in chunk:
-            prompt = Prompt(task.question.text, task.texts)
-            prompts.append(prompt._replace(passages=task.texts[: generator.fitting(prompt)]))
+        for query in chunk:
+            prompt = Prompt(query.question.text, query.texts)
+            prompts.append(prompt._replace(passages=query.texts[: generator.fitting(prompt)]))
     with clock.part("generation"):
         found = generator.answer(prompts)
     clock.count(found.tokens, found.padding)
-    return [
-        (replace(task, texts=tuple(prompt.passages)), text, reason)
-        for task, prompt, text, reason in zip(chunk, prompts, found.texts, found.reasons, strict=True)
-    ]
+    fitted = [replace(query, texts=tuple(prompt.passages)) for query, prompt in zip(chunk, prompts, strict=True)]
+    return fitted, found.texts, found.reasons
 
 
-def _row(task: Task, answer: str | None, reason: str, params: RagInfer) -> dict[str, Any]:
+def _row(query: Query, answer: str, params: RagInfer) -> dict[str, Any]:
     """What the records say of an answer before any detector has read it."""
-    row: dict[str, Any] = {
-        "group": task.question.id,
-        "item": task.id,
-        "tier": task.tier,
-        "question": task.question.text,
-    }
-    row |= {"texts": task.texts, "passages": len(task.texts), "answer": answer, "error": reason}
-    if task.context and task.ranking:
-        relevant = sum(name in task.question.relevant for name in task.context.passages[: len(task.texts)])
-        row |= {"achieved": relevant / len(task.texts), "cut": len(task.texts) < len(task.context.passages)}
-        row |= {"asked": task.context.asked} if task.context.asked is not None else {}
-        row |= {"recall": task.ranking.recall, "reciprocal_rank": task.ranking.reciprocal_rank}
-    if answer is None:
-        return row
-    wrong = task.given if task.given is not None and params.label != "answers" else None
+    question, shown, ranking, passages = query.question, query.shown, query.ranking, len(query.texts)
+    row: dict[str, Any] = {"group": question.id, "item": query.id, "tier": query.tier, "question": question.text}
+    row |= {"passages": passages, "answer": answer}
+    if shown and ranking:
+        relevant = sum(name in question.relevant for name in shown.passages[:passages])
+        row |= {"achieved": relevant / passages, "cut": passages < len(shown.passages)}
+        row |= {"asked": shown.asked} if shown.asked is not None else {}
+        row |= {"recall": ranking.recall, "reciprocal_rank": ranking.reciprocal_rank}
+    wrong = query.given if query.given is not None and params.label != "answers" else None
     if wrong is None:
-        wrong = int(not correct(answer, task.question.accepted))
-    silent = task.given is None and abstains(answer)
+        wrong = int(not correct(answer, question.accepted))
+    silent = query.given is None and abstains(answer)
     verdict = "abstained" if silent else "hallucinated" if wrong else "faithful"
     row |= {"verdict": verdict, "label": int(verdict == "hallucinated"), "length": len(normalise(answer))}
     return row | {"evidence": 0 if silent else len(sentences(answer))}
 
 
-def _readers(
-    params: RagInfer, device: str, embed: Embed | None, tally: endpoint.Tally, *, alone: bool
-) -> dict[str, Read]:
-    """The detectors that can read with what there is."""
-    readers: dict[str, Read] = {
-        "lexical": lexical.read,
-        "nli": partial(nli.read, cross_encoder.load(params.nli, device, alone=alone), params.nli_batch),
-    }
-    readers |= {"similarity": partial(similarity.read, embed)} if embed else {}
-    if params.judge_endpoint is None:
-        return readers | {"string": judge.strings}
-    return readers | {"ragas": partial(judge.judged, params, tally=tally)}
-
-
-def _read(rows: list[dict[str, Any]], readers: dict[str, Read], workers: int, clock: Clock) -> None:
+def _read(
+    rows: Sequence[dict[str, Any]], answers: Sequence[Answer], readers: Mapping[str, Read], workers: int, clock: Clock
+) -> None:
     """Let every detector read every answer that says something: in turn, or `workers` of them at once.
 
     Each is timed by itself, and all of them together.
     """
-    telling = [row for row in rows if row.get("evidence")]
-    answers = [Answer(row["question"], row["answer"], row["texts"]) for row in telling]
+    telling = [row for row in rows if row["evidence"]]
+    told = [answer for row, answer in zip(rows, answers, strict=True) if row["evidence"]]
 
-    def read(name: str) -> list[Row]:
+    def read(name: str) -> Sequence[Features]:
         with clock.part(name):
-            return readers[name](answers)
+            return readers[name](told)
 
     with clock.part("detectors"), ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(read, readers))
-    for readings in found:
-        for row, reading in zip(telling, readings, strict=True):
-            row |= reading | _undefined(reading) if isinstance(reading, dict) else {"error_ragas": reading}
+    for name, readings in zip(readers, found, strict=True):
+        for row, features in zip(telling, readings, strict=True):
+            row |= features if isinstance(features, dict) else {f"error_{name}": features}
 
 
-def _undefined(reading: dict[str, float]) -> dict[str, Any]:
-    """Why a metric of RAGAS' is missing that its judge was asked for in vain; the others stand."""
-    missing = [name for name, value in reading.items() if name.startswith("ragas_") and math.isnan(value)]
-    return {f"error_{name}": f"the judge gave no {name.removeprefix('ragas_')}" for name in missing}
+def _unread(row: dict[str, Any], readers: Mapping[str, Read]) -> str:
+    """Why a detector has not read this answer ("": all of them have)."""
+    return next((row[f"error_{name}"] for name in readers if f"error_{name}" in row), "")
 
 
-def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
+def _counts(rows: list[dict[str, Any]], readers: Mapping[str, Read]) -> dict[str, int]:
     return {
         "abstained": sum(row["verdict"] == "abstained" for row in rows),
         "prompts_cut": sum(row.get("cut", False) for row in rows),
-        "cut_to_window": sum(row.get("nli_cut", 0.0) > 0 for row in rows),
+        "cut_to_window": sum(any(row.get(f"{name}_cut", 0) > 0 for name in readers) for row in rows),
         "too_few_relevant": sum(
             row["achieved"] < row["asked"] - 0.5 / row["passages"] for row in rows if "asked" in row
         ),
     }
-
-
-def _reason(row: dict[str, Any]) -> str:
-    """Why an endpoint has not served all of this answer ("": it has)."""
-    return str(row["error"] or row.get("error_ragas", ""))
-
-
-def _require_few(failed: Sequence[dict[str, Any]], total: int, params: RagInfer) -> None:
-    """End a run whose endpoint fails it too often."""
-    if len(failed) > params.max_error_rate * total:
-        raise BadInput(
-            f"max_error_rate = {params.max_error_rate}: {len(failed)} of {total} answers were not served, the first for"
-            f" this reason: {_reason(failed[0])}; what was served is kept, and the same command goes on from there"
-        )
-
-
-def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame([{name: row[name] for name in row if name not in {"texts", "error"}} for row in rows])

@@ -6,31 +6,30 @@ import asyncio
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from experiments.models import endpoint
 from experiments.rag.inference.params import RagInfer
+from experiments.rag.inference.reading import Answer, Features, Read, Setup
 
 os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
-
-Row = dict[str, float] | str  # what a detector has read from an answer, or why it could not
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer that says something, with the passages that were there to answer from."""
-
-    question: str
-    text: str
-    passages: tuple[str, ...]
-
 
 JUDGED = ("faithfulness", "relevancy", "precision")
 STRINGS = ("rouge", "chrf", "levenshtein")
 
 
-def strings(answers: Sequence[Answer]) -> list[Row]:
+def load_strings(setup: Setup) -> Read | None:
+    """Read by RAGAS' string metrics, which stand in for a judge."""
+    return strings if setup.params.judge_endpoint is None else None
+
+
+def load_judged(setup: Setup) -> Read | None:
+    """Read by RAGAS' judged metrics, where there is a judge."""
+    return partial(judged, setup.params, tally=setup.tally) if setup.params.judge_endpoint is not None else None
+
+
+def strings(answers: Sequence[Answer]) -> list[Features]:
     """Likeness of an answer to its most similar passage by RAGAS' ROUGE-L precision, chrF and Levenshtein similarity.
 
     Never to an accepted answer: that is what the labels are made of.
@@ -49,7 +48,7 @@ def strings(answers: Sequence[Answer]) -> list[Row]:
         found = [await metric.ascore(reference=passage, response=answer.text) for passage in answer.passages]
         return max(float(each.value) for each in found)
 
-    async def all_of_them() -> list[Row]:
+    async def all_of_them() -> list[Features]:
         return [
             {f"string_{name}": await alike(metric, answer) for name, metric in metrics.items()} for answer in answers
         ]
@@ -57,7 +56,7 @@ def strings(answers: Sequence[Answer]) -> list[Row]:
     return asyncio.run(all_of_them())
 
 
-def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None = None) -> list[Row]:
+def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None = None) -> list[Features]:
     """RAGAS' faithfulness, context precision (without reference) and response relevancy of each answer.
 
     All answers are under way at once, `params.in_flight` requests at a time.  What an endpoint does not serve is a
@@ -68,7 +67,7 @@ def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | 
     return asyncio.run(_judged(params, answers, tally))
 
 
-async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None) -> list[Row]:
+async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None) -> list[Features]:
     from ragas.embeddings.openai_provider import OpenAIEmbeddings
     from ragas.llms import llm_factory
     from ragas.metrics.collections import AnswerRelevancy, ContextPrecisionWithoutReference, Faithfulness
@@ -102,12 +101,17 @@ async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.T
                 values[f"ragas_{name}"] = float(result.value)
             return values
 
-        async def row(answer: Answer) -> Row:
+        async def row(answer: Answer) -> Features:
             try:
                 found = await scores(answer)
             except Exception as error:  # whatever ragas, instructor or openai make of a bad reply
                 return endpoint.reason(error)
-            lacking = [name for name, value in found.items() if math.isinf(value)]
-            return f"the judge gave no {lacking[0].removeprefix('ragas_')}" if lacking else found
+            if lacking := [name for name, value in found.items() if math.isinf(value)]:
+                return _lacks(lacking[0])
+            return found | {f"error_{name}": _lacks(name) for name, value in found.items() if math.isnan(value)}
 
         return list(await asyncio.gather(*map(row, answers)))
+
+
+def _lacks(name: str) -> str:
+    return f"the judge gave no {name.removeprefix('ragas_')}"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.rag.inference.judge import Answer, Row
+from experiments.rag.inference.reading import Answer, Features, Read, Setup
 from experiments.rag.inference.text import content_words, entities, lemma, sentences, words
 
 
-def read(answers: Sequence[Answer]) -> list[Row]:
+def load(setup: Setup) -> Read:
+    """It needs nothing to read with."""
+    return read
+
+
+def read(answers: Sequence[Answer]) -> list[Features]:
     """What `support` says of each answer."""
     return [support(answer.text, answer.passages) for answer in answers]
 

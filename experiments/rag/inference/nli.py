@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
+from experiments.models import cross_encoder
 from experiments.models.cross_encoder import CrossEncoder, Pair
-from experiments.rag.inference.judge import Answer, Row
+from experiments.rag.inference.reading import Answer, Features, Read, Setup
 from experiments.rag.inference.text import sentences
 
 
-def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Row]:
+def load(setup: Setup) -> Read:
+    """Read by the cross-encoder that the settings name."""
+    model = cross_encoder.load(setup.params.nli, setup.device, alone=setup.alone)
+    return partial(read, model, setup.params.nli_batch)
+
+
+def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Features]:
     """How surely an answer's sentences are entailed: minimum and mean over them, each by its best passage.
 
     All pairs are judged together, those of one length beside each other, and each different pair once; `nli_cut` says
@@ -23,7 +31,7 @@ def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Row
     for chosen in model.batches(ids, batch):
         found = model.entails([ids[i] for i in chosen], [segments[i] for i in chosen])
         entailed |= zip([pairs[i] for i in chosen], found, strict=True)
-    rows: list[Row] = []
+    rows: list[Features] = []
     for some in own:
         best: dict[str, float] = {}
         for passage, sentence in some:

@@ -7,7 +7,6 @@ from pydantic import Field
 from harness.stage import Params
 
 TIERS = {"high": 0.8, "medium": 0.5, "low": 0.2}  # share of a context's passages that are relevant
-FUSED = "fused"
 
 
 class RagInfer(Params):

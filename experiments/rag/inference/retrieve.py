@@ -14,14 +14,14 @@ from experiments.arrays import Floats
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.params import TIERS, RagInfer
 from experiments.rag.inference.text import content_words
-from harness.stage import BadInput
+from harness.stage import BadInput, one_line
 
 _RRF = 60  # Cormack, Clarke and Buettcher (2009): reciprocal rank fusion sums 1 / (60 + rank)
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Context:
+class Selection:
     """The passages a model is shown, and what they are: `asked` is the tier's share of relevant ones."""
 
     tier: str
@@ -94,7 +94,7 @@ def tiers(params: RagInfer) -> list[str]:
     return list(TIERS) if params.tier == "all" else [params.tier]
 
 
-def context(question: Question, ranking: Ranking, tier: str, params: RagInfer, seed: int) -> Context:
+def select(question: Question, ranking: Ranking, tier: str, params: RagInfer, seed: int) -> Selection:
     """The k passages of a tier: its share of relevant ones as ranked, the rest distractors, in random order.
 
     A question with too few relevant passages gets more distractors; the share that it achieves says so.  What is drawn
@@ -102,7 +102,7 @@ def context(question: Question, ranking: Ranking, tier: str, params: RagInfer, s
     """
     if tier == "retrieved":
         retrieved = ranking.order[: params.k]
-        return Context(tier, None, retrieved, sum(name in question.relevant for name in retrieved))
+        return Selection(tier, None, retrieved, sum(name in question.relevant for name in retrieved))
     rng = random.Random(hashlib.sha256(f"{seed}/{question.id}/{tier}".encode()).digest())
     wanted = round(TIERS[tier] * params.k + 1e-9)
     relevant = [name for name in ranking.order if name in question.relevant][:wanted]
@@ -113,7 +113,7 @@ def context(question: Question, ranking: Ranking, tier: str, params: RagInfer, s
     if not chosen:
         raise BadInput(f"question {question.id}: tier {tier} of k = {params.k} has no passage; a larger k")
     rng.shuffle(chosen)
-    return Context(tier, TIERS[tier], tuple(chosen), len(relevant))
+    return Selection(tier, TIERS[tier], tuple(chosen), len(relevant))
 
 
 def sentence_encoder(name: str, device: str) -> Embed:
@@ -123,7 +123,7 @@ def sentence_encoder(name: str, device: str) -> Embed:
     try:
         model = SentenceTransformer(name, device=device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BadInput(f"encoder = {name}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+        raise BadInput(f"encoder = {name}: cannot be loaded: {one_line(error)[:200]}") from error
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
         found = model.encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from experiments.rag.inference.judge import Answer, Row
+from experiments.rag.inference.reading import Answer, Features, Read, Setup
 from experiments.rag.inference.retrieve import Embed
 from experiments.rag.inference.text import sentences
 
 
-def read(embed: Embed, answers: Sequence[Answer]) -> list[Row]:
+def load(setup: Setup) -> Read | None:
+    """Read by the sentence encoder, where the settings name one."""
+    return partial(read, setup.embed) if setup.embed else None
+
+
+def read(embed: Embed, answers: Sequence[Answer]) -> list[Features]:
     """Cosine of each sentence to its nearest passage: minimum and mean over the sentences of an answer."""
     texts = list(dict.fromkeys(text for answer in answers for text in (*sentences(answer.text), *answer.passages)))
     if not texts:
         return []
     vectors = dict(zip(texts, embed(texts), strict=True))
-    rows: list[Row] = []
+    rows: list[Features] = []
     for answer in answers:
         best = [
             max(float(vectors[sentence] @ vectors[passage]) for passage in answer.passages)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from experiments.rag.detectors import DETECTORS
 from harness.stage import Audited, Check, Doubt
 
 _RARE = 0.1
 _CHANCE = 0.5
-_SINGLE = ("lexical", "nli", "similarity", "string", "ragas")
+_SINGLE = tuple(detector.name for detector in DETECTORS)
 
 
 def checks() -> tuple[Check, ...]:

@@ -12,15 +12,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from experiments.arrays import Ints
+from experiments.rag.detectors import DETECTORS, FUSED
 
-COLOURS = {
-    "fused": "#222222",
-    "lexical": "#3b76af",
-    "nli": "#c8553d",
-    "similarity": "#6a9a58",
-    "string": "#8a6bb0",
-    "ragas": "#d49a3a",
-}
+COLOURS = {FUSED: "#222222"} | {detector.name: detector.colour for detector in DETECTORS}
 _VERDICTS = {"faithful": "#3b76af", "abstained": "#b8b8b8", "hallucinated": "#c8553d"}
 
 
@@ -43,7 +37,7 @@ def roc(labels: Ints, scores: pd.DataFrame) -> Figure:
         values = scores[name].to_numpy()[known]
         fpr, tpr, _ = roc_curve(labels[known], values)
         label = f"{name} {roc_auc_score(labels[known], values):.3f}"
-        axes.plot(fpr, tpr, color=COLOURS[str(name)], label=label, linewidth=2 if name == "fused" else 1.3)
+        axes.plot(fpr, tpr, color=COLOURS[str(name)], label=label, linewidth=2 if name == FUSED else 1.3)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance 0.500")
     axes.legend(frameon=False, title="AUC")
     return figure
@@ -58,7 +52,7 @@ def by_tier(table: pd.DataFrame, metric: str) -> Figure:
     for i, name in enumerate(names):
         rows = table[table["detector"] == name].set_index("tier").reindex(tiers)
         x = np.arange(len(tiers)) + 0.06 * (i - (len(names) - 1) / 2)
-        style = {"color": COLOURS[name], "marker": "o", "label": name, "linewidth": 2 if name == "fused" else 1.2}
+        style = {"color": COLOURS[name], "marker": "o", "label": name, "linewidth": 2 if name == FUSED else 1.2}
         if metric == "auc":
             reach = np.abs(rows[["auc_low", "auc_high"]].to_numpy().T - rows["auc"].to_numpy())
             axes.errorbar(x, rows["auc"], yerr=reach, capsize=2, elinewidth=0.8, **style)

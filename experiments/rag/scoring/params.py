@@ -4,14 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.stage import Params
+from experiments.rag.detectors import DETECTORS, FUSED
+from harness.stage import OneOf, Params
 
 
 class RagScore(Params):
     """What turns the detectors' readings into scores, calls and one fused detector, and judges them."""
 
-    detector: Literal["fused", "lexical", "nli", "similarity", "string", "ragas"] = Field(
-        "fused", description="detector that the metrics without a name after them are of"
+    detector: Annotated[str, OneOf(FUSED, *(detector.name for detector in DETECTORS))] = Field(
+        FUSED, description="detector that the metrics without a name after them are of"
     )
     fusion: Literal["rank", "logistic"] = Field(
         "rank", description="mean of the ranks among training answers, or logistic regression fitted on them"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.models import remedies
+from experiments.rag.detectors import DETECTORS, FUSED
 from harness.stage import Remedy
 
 _MANY = 0.1  # an interval wider than this does not tell detectors apart
@@ -16,19 +17,20 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
     yield from remedies.lighter(settings)
     if settings["batch_size"] > 1:
         yield Remedy("memory", "batch_size", settings["batch_size"] // 2, f"it is {settings['batch_size']}")
-    seconds = {name: metrics.get(f"seconds_per_1000/{name}", 0.0) for name in ("generation", "nli", "ragas")}
+    faster = {"generation": "batch_size"} | {each.name: each.faster for each in DETECTORS if each.faster}
+    seconds = {name: metrics.get(f"seconds_per_1000/{name}", 0.0) for name in faster}
     slowest = max(seconds, key=lambda name: seconds[name])
-    setting = {"generation": "batch_size", "nli": "nli_batch", "ragas": "in_flight"}[slowest]
+    setting = faster[slowest]
     took = f", and {slowest} took {seconds[slowest]:.1f} s for 1,000 answers" if seconds[slowest] else ""
     yield Remedy("speed", setting, 2 * settings[setting], f"it is {settings[setting]}{took}")
     if "auc" not in metrics:
         return
     auc = f"auc is {metrics['auc']:.3f} with detector={settings['detector']}"
-    singles = {name: metrics.get(f"auc/{name}", 0.0) for name in ("lexical", "nli", "similarity", "string", "ragas")}
+    singles = {each.name: metrics.get(f"auc/{each.name}", 0.0) for each in DETECTORS}
     best = max(singles, key=lambda name: singles[name])
     if singles[best] > metrics["auc"]:
         yield Remedy("quality", "detector", best, f"{auc}, and {singles[best]:.3f} with {best} alone")
-    if settings["detector"] == "fused":
+    if settings["detector"] == FUSED:
         other = "logistic" if settings["fusion"] == "rank" else "rank"
         yield Remedy("quality", "fusion", other, f"{auc} and fusion={settings['fusion']}")
     other = "mean" if settings["aggregation"] == "min" else "min"

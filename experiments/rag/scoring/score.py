@@ -18,7 +18,8 @@ from sklearn.preprocessing import StandardScaler
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
-from experiments.rag.inference.params import FUSED, TIERS
+from experiments.rag.detectors import DETECTORS, FUSED
+from experiments.rag.inference.params import TIERS
 from experiments.rag.scoring import figures
 from experiments.rag.scoring.params import RagScore
 from harness.stage import BadInput, Records, Report, Undefined
@@ -70,33 +71,11 @@ def read_answers(frame: pd.DataFrame, params: RagScore) -> Answers:
         row = frame["label"].isin([0, 1]).to_numpy().argmin()
         raise BadInput(f"the records hold label {frame['label'].iloc[row]} in row {row}; needed are {told}")
     frame = frame[frame["verdict"] != "abstained"].sort_values(["group", "item"], kind="stable", ignore_index=True)
-    scores = pd.DataFrame({name: score for name, read in _READ.items() if (score := read(frame, params)) is not None})
+    scored = {detector.name: detector.scores(frame, params) for detector in DETECTORS}
+    scores = pd.DataFrame({name: score for name, score in scored.items() if score is not None})
     if scores.empty and len(frame):
-        raise BadInput("the records hold no reading of any detector: no column lexical_…, nli_…, similarity_…, …")
+        raise BadInput(f"the records hold no reading of any detector: no column {', '.join(f'{n}_…' for n in scored)}")
     return Answers(frame, scores)
-
-
-# --- detectors: what they have read -> a score from 0 to 1, higher for more hallucinated -----------------------------
-
-
-def _lexical(frame: pd.DataFrame, params: RagScore) -> pd.Series[float] | None:
-    kinds = ("tokens", "entities") if params.overlap == "both" else (params.overlap,)
-    found = [_unsupported(frame, f"lexical_{kind}_{params.aggregation}") for kind in kinds]
-    given = [each for each in found if each is not None]
-    return sum(given[1:], given[0]) / len(given) if given else None
-
-
-def _unsupported(frame: pd.DataFrame, column: str) -> pd.Series[float] | None:
-    return (1 - frame[column]).clip(0, 1) if column in frame else None
-
-
-_READ: dict[str, Callable[[pd.DataFrame, RagScore], pd.Series[float] | None]] = {
-    "lexical": _lexical,
-    "nli": lambda frame, params: _unsupported(frame, f"nli_{params.aggregation}"),
-    "similarity": lambda frame, params: _unsupported(frame, f"similarity_{params.aggregation}"),
-    "string": lambda frame, params: _unsupported(frame, f"string_{params.string_metric}"),
-    "ragas": lambda frame, params: _unsupported(frame, f"ragas_{params.ragas_metric}"),
-}
 
 
 # --- what is learnt: the fusion of the detectors, and for each a threshold -----------------------------------------
@@ -451,7 +430,8 @@ def _tabulate(report: Report, frame: pd.DataFrame, detectors: dict[str, _Detecto
         judged = next(iter(detectors.values())).judged()
     except Undefined:
         return
-    readings = answers.frame.filter(regex="^(lexical|nli|similarity|string|ragas)_").columns
+    prefixes = tuple(f"{detector.name}_" for detector in DETECTORS)
+    readings = [column for column in answers.frame if str(column).startswith(prefixes)]
     told = answers.frame.drop(columns=readings)
     report.tables["answers"] = told.join(judged.scores).join(judged.calls.add_prefix("called_"))
     labels = answers.labels

@@ -1,0 +1,28 @@
+"""What the records of `detect` are made of, as digests; scoring kept records imports this and no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.detect.inference.params import DetectInfer
+from experiments.models import files
+from harness.stage import BadInput
+
+BUILTIN = Path(__file__).with_name("builtin.jsonl")
+
+
+def inputs(params: DetectInfer) -> dict[str, str]:
+    """Content digests of model and data set."""
+    path = dataset(params)
+    if not path.exists():
+        raise BadInput(f"dataset {path}: no such file or folder; a RAGTruth folder, a JSONL file or `builtin`")
+    read = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+    digests = {"model": files.digest_model(params.model), "data": files.digest((file.name, file) for file in read)}
+    if params.embedder != "model" and Path(params.embedder).is_dir():
+        digests["embedder"] = files.digest_model(params.embedder)
+    return digests
+
+
+def dataset(params: DetectInfer) -> Path:
+    """The file or folder that is read."""
+    return BUILTIN if params.dataset == "builtin" else Path(params.dataset).expanduser()

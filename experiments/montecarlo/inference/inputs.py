@@ -1,0 +1,15 @@
+"""What the records of `montecarlo` are made of, as digests; scoring kept records imports this and no model."""
+
+from __future__ import annotations
+
+from experiments.models import files
+from experiments.montecarlo.inference import images
+from experiments.montecarlo.inference.params import MontecarloInfer
+
+
+def inputs(params: MontecarloInfer) -> dict[str, str]:
+    """Content digests of encoder and images."""
+    return {
+        "model": files.digest_encoder(params.encoder, params.library, params.pretrained),
+        "data": images.digest(images.find(params.images, params.keep)),
+    }

@@ -1,0 +1,21 @@
+"""What the records of `rag` are made of, as digests; scoring kept records imports this and no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from experiments.models import files
+from experiments.rag.inference import data
+from experiments.rag.inference.params import RagInfer
+
+
+def inputs(params: RagInfer) -> dict[str, str]:
+    """Content digests of the data and of every model that will be used; an endpoint's has none but its name."""
+    digests = {"data": data.digest(params.dataset), "nli": files.digest_model(files.nli(params.nli))}
+    if not Path(params.dataset).expanduser().is_file():
+        digests["model"] = (
+            f"{params.model} at {params.endpoint}" if params.endpoint else files.digest_model(params.model)
+        )
+    if params.encoder and Path(params.encoder).is_dir():
+        digests["encoder"] = files.digest_model(params.encoder)
+    return digests
