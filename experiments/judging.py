@@ -95,10 +95,12 @@ def in_sample(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
 def held_out(train: C, test: C, fit: Fit[C], rule: Rule) -> Judged[C]:
     """Score `test` by a detector learnt, thresholds included, from those cases of `train` whose label is known."""
     known = np.flatnonzero(train.labels >= 0)
+    learns = any(threshold is None for threshold in rule.thresholds.values())
     train = train if len(known) == len(train.labels) else train.take(known)
+    if learns:
+        statistics.require_two_classes(train.labels)
     detector = fit(train)
     scores = dict(detector(test))
-    learns = any(threshold is None for threshold in rule.thresholds.values())
     own = (scores if train is test else detector(train)) if learns else {}
     calls = {}
     for name, threshold in rule.thresholds.items():
@@ -207,10 +209,9 @@ class Judge(Generic[C]):
             self._intervals[name, stratum] = statistics.auc_interval(*self.known(name, stratum), self.seed)
         return self._intervals[name, stratum]
 
-    def difference(self, first: Known, second: Known) -> tuple[float, tuple[float, float]]:
-        """AUROC of the first less that of the second, and its 95 % interval; groups of both are resampled alike."""
-        value = statistics.auc(first.labels, first.scores) - statistics.auc(second.labels, second.scores)
-        return value, statistics.auc_difference_interval(first, second, self.seed)
+    def difference_interval(self, first: Known, second: Known) -> tuple[float, float]:
+        """95 % interval of the AUROC of the first less that of the second; groups of both are resampled alike."""
+        return statistics.auc_difference_interval(first, second, self.seed)
 
     def calls(self, name: str, stratum: Any = None) -> tuple[Ints, Ints]:
         """Labels and calls of the cases that have both."""

@@ -20,7 +20,8 @@ from experiments.rag.detectors import DETECTORS, Detector
 from harness.commands.arguments import describe
 from harness.running import cache, code, hardware, run
 from harness.running.audit import audit
-from harness.stage import BadInput, Late, Records, Stage
+from harness.running.settings import resolve
+from harness.stage import Audited, BadInput, Late, Records, Stage
 from tests.test_rag_score import frame
 
 
@@ -62,7 +63,7 @@ def _loaded() -> dict[str, ModuleType]:
 
 def test_a_detector_added_as_one_value_is_read_scored_drawn_audited_and_offered(extended: Stage[Any, Any]) -> None:
     given = {"limit": "8", "folds": "2", "cache": "off", "detector": "brevity"}
-    result = run.execute(run.resolve(extended, given, hardware.load_profiles()), lambda *_: nullcontext(lambda *_: 0))
+    result = run.execute(resolve(extended, given, hardware.load_profiles()), lambda *_: nullcontext(lambda *_: 0))
     metrics = result.report.metrics
     assert result.records.frame["brevity_least"].between(0, 1).all()
     assert result.records.origin["counts"]["cut_to_window"] == 24
@@ -83,7 +84,8 @@ def test_the_audit_looks_at_a_new_detector(extended: Stage[Any, Any]) -> None:
     records = Records(rows, None, {"counts": {}})
     params = extended.score_params()
     found = {
-        each.code: each.message for each in audit(extended, records, extended.score(records, params), params, False)
+        each.code: each.message
+        for each in audit(Audited(extended, records, extended.score(records, params), params)).findings
     }
     assert "auc/brevity" in found["detector_inverted"]
     assert "brevity_least" in found["feature_out_of_range"]
@@ -123,4 +125,4 @@ def test_a_detector_that_there_is_not_is_refused_by_the_names_of_all() -> None:
     with pytest.raises(
         BadInput, match=r"detector = none .*: must be 'fused', 'lexical', 'nli', 'similarity', 'string'"
     ):
-        run.resolve(RAG, {"detector": "none"}, hardware.load_profiles())
+        resolve(RAG, {"detector": "none"}, hardware.load_profiles())

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
-from experiments import statistics
+from experiments import judging, statistics
 from experiments.rag import RAG
+from experiments.rag.scoring.answers import Answers, fit, read_answers, rule
 from experiments.rag.scoring.params import RagScore
-from experiments.rag.scoring.score import fit, out_of_fold, read_answers
 from harness.running.audit import audit
 from harness.running.records import require_sound
 from harness.stage import Audited, BadInput, Records, Undefined
@@ -78,25 +78,30 @@ def test_a_detector_that_has_read_nothing_is_left_out_of_the_pictures() -> None:
         found.figures[name]()
 
 
+def out_of_fold(answers: Answers, params: RagScore) -> judging.Judged[Answers]:
+    """Judged as the stage does."""
+    return judging.out_of_fold(answers, lambda train: fit(train, params), rule(answers, params))
+
+
 def test_calls_and_fusion_come_from_other_questions() -> None:
     """Each fold's threshold and fusion is what fitting on the other folds gives, and no question is in both."""
     rows = frame()
     params = RagScore(fusion="logistic", folds=4)
     answers = read_answers(rows, params)
     judged = out_of_fold(answers, params)
-    for train, test in statistics.group_folds(answers.labels, answers.questions, 4, 0, "questions"):
-        assert not set(answers.questions[train]) & set(answers.questions[test])
-        seen = type(answers)(answers.frame.iloc[train], answers.scores.iloc[train])
-        expected = fit(seen, params)(answers.scores.iloc[test])
-        pd.testing.assert_frame_equal(judged.scores.iloc[test], expected.scores)
-        pd.testing.assert_frame_equal(judged.calls.iloc[test], expected.calls)
-        threshold = statistics.best_f1_threshold(answers.labels[train], seen.scores["nli"].to_numpy())
-        calls = (answers.scores["nli"].iloc[test] >= threshold).astype(float)
-        assert (judged.calls["nli"].iloc[test] == calls).all()
+    for train, test in statistics.group_folds(answers.labels, answers.groups, 4, 0, "questions"):
+        assert not set(answers.groups[train]) & set(answers.groups[test])
+        seen = answers.take(train)
+        expected = fit(seen, params)(answers.take(test))
+        assert expected.keys() == judged.scores.keys() == judged.calls.keys()
+        for name, scores in expected.items():
+            np.testing.assert_array_equal(judged.scores[name][test], scores)
+            threshold = statistics.best_f1_threshold(answers.labels[train], fit(seen, params)(seen)[name])
+            np.testing.assert_array_equal(judged.calls[name][test], scores >= threshold)
     found = report(rows, fusion="logistic", folds=4).metrics
     assert found["f1/nli"] == pytest.approx(f1_score(answers.labels, judged.calls["nli"]))
     assert found["auc/fused"] == pytest.approx(roc_auc_score(answers.labels, judged.scores["fused"]))
-    calls = judged.calls
+    calls = pd.DataFrame(judged.calls)
     kappas = [cohen_kappa_score(calls[a], calls[b]) for a, b in (("lexical", "nli"), ("lexical", "string"))]
     assert found["agreement/lexical+nli"] == pytest.approx(kappas[0])
     assert found["agreement/lexical+string"] == pytest.approx(kappas[1])
@@ -106,8 +111,8 @@ def test_fused_ranks_are_shares_of_training_scores() -> None:
     rows = frame()
     params = RagScore()
     answers = read_answers(rows, params)
-    fused = fit(answers, params)(answers.scores).scores["fused"]
-    expected = answers.scores.rank(method="average").sub(0.5).div(len(rows)).mean(axis=1)
+    fused = fit(answers, params)(answers)["fused"]
+    expected = answers.readings.rank(method="average").sub(0.5).div(len(rows)).mean(axis=1)
     np.testing.assert_allclose(fused, expected)
 
 
@@ -118,11 +123,10 @@ def test_labels_of_an_answer_do_not_reach_its_own_fused_score() -> None:
     held = rows["group"] == "q007"
     other = rows.assign(label=rows["label"].where(~held, 1 - rows["label"]))
     answers = read_answers(other, params)
-    splits = statistics.group_folds(read_answers(rows, params).labels, answers.questions, 5, 0, "questions")
-    (train, test), *_ = [split for split in splits if "q007" in answers.questions[split[1]]]
-    seen = type(answers)(answers.frame.iloc[train], answers.scores.iloc[train])
-    after = fit(seen, params)(answers.scores.iloc[test]).scores["fused"]
-    pd.testing.assert_series_equal(before.iloc[test], after)
+    splits = statistics.group_folds(read_answers(rows, params).labels, answers.groups, 5, 0, "questions")
+    (train, test), *_ = [split for split in splits if "q007" in answers.groups[split[1]]]
+    after = fit(answers.take(train), params)(answers.take(test))["fused"]
+    np.testing.assert_array_equal(before[test], after)
 
 
 @given(st.permutations(range(24)))
@@ -255,7 +259,7 @@ def test_a_holdout_is_judged_by_what_was_learnt_elsewhere() -> None:
     params = RagScore(fusion="logistic", detector="nli")
     found = RAG.held_out(Records(train, None, {}), Records(test, None, {}), params).metrics
     seen, held = read_answers(train, params), read_answers(test, params)
-    judged = fit(seen, params)(held.scores)
+    judged = judging.held_out(seen, held, lambda train: fit(train, params), rule(held, params))
     assert found["f1"] == pytest.approx(f1_score(held.labels, judged.calls["nli"]))
     assert found["auc/fused"] == pytest.approx(roc_auc_score(held.labels, judged.scores["fused"]))
 

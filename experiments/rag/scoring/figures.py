@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
 
-from experiments.arrays import Ints
+from experiments.pictures import axes_of
 from experiments.rag.detectors import DETECTORS, FUSED
 
 COLOURS = {FUSED: "#222222"} | {detector.name: detector.colour for detector in DETECTORS}
 _VERDICTS = {"faithful": "#3b76af", "abstained": "#b8b8b8", "hallucinated": "#c8553d"}
 
 
-def _axes(title: str, x: str, y: str, size: tuple[float, float] = (6, 4.5)) -> tuple[Figure, Axes]:
-    """A plain pair of axes on a figure of its own; pyplot's global state is never touched."""
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def roc(labels: Ints, scores: pd.DataFrame) -> Figure:
-    """ROC curve of every detector's scores (n, detectors), over all tiers."""
-    figure, axes = _axes(f"ROC, {len(labels)} answers", "false positive rate", "true positive rate")
-    for name in scores:
-        known = scores[name].notna().to_numpy()
-        if len(set(labels[known])) < 2:
-            continue
-        values = scores[name].to_numpy()[known]
-        fpr, tpr, _ = roc_curve(labels[known], values)
-        label = f"{name} {roc_auc_score(labels[known], values):.3f}"
-        axes.plot(fpr, tpr, color=COLOURS[str(name)], label=label, linewidth=2 if name == FUSED else 1.3)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance 0.500")
-    axes.legend(frameon=False, title="AUC")
-    return figure
-
-
 def by_tier(table: pd.DataFrame, metric: str) -> Figure:
     """A metric of every detector at each tier, best retrieval first; the AUC with its intervals."""
     title = {"auc": "AUC by retrieval quality", "f1": "F1 by retrieval quality"}[metric]
-    figure, axes = _axes(title, "tier", metric.upper())
+    figure, axes = axes_of(title, "tier", metric.upper())
     tiers = [tier for tier in table["tier"].unique() if tier != "all"] or ["all"]
     names = list(table["detector"].unique())
     for i, name in enumerate(names):
@@ -78,7 +49,7 @@ def heat_map(table: pd.DataFrame) -> Figure:
     """AUC of every detector at each tier and over all of them."""
     tiers = list(table["tier"].unique())
     grid = table.pivot_table(index="detector", columns="tier", values="auc", dropna=False, sort=False)[tiers]
-    figure, axes = _axes("AUC by detector and tier", "", "", (2.6 + 1.1 * len(tiers), 1.8 + 0.5 * len(grid)))
+    figure, axes = axes_of("AUC by detector and tier", "", "", (2.6 + 1.1 * len(tiers), 1.8 + 0.5 * len(grid)))
     _fill(axes, grid, 0, 1, "RdBu")
     axes.set_xticks(range(len(tiers)), _with_rates(table, tiers), fontsize=8)
     return figure
@@ -91,7 +62,7 @@ def agreement(table: pd.DataFrame) -> Figure:
     for _, row in table.iterrows():
         grid.loc[row["first"], row["second"]] = grid.loc[row["second"], row["first"]] = row["kappa"]
     size = 2.6 + 0.8 * len(names)
-    figure, axes = _axes("Agreement of calls (Cohen's kappa)", "", "", (size, 0.75 * size))
+    figure, axes = axes_of("Agreement of calls (Cohen's kappa)", "", "", (size, 0.75 * size))
     _fill(axes, grid, -1, 1, "PuOr")
     axes.set_xticks(range(len(names)), names)
     return figure
@@ -106,26 +77,6 @@ def _fill(axes: Axes, grid: pd.DataFrame, low: float, high: float, colours: str)
         colour = "white" if abs(value - middle) > 0.7 * reach else "black"
         text = "undefined" if np.isnan(value) else f"{value:.2f}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-
-
-def confusion(tables: Mapping[str, NDArray[np.int64]]) -> Figure:
-    """The confusion matrix (2, 2) of each detector's calls."""
-    columns = min(3, len(tables))
-    rows = -(-len(tables) // columns)
-    figure = Figure(figsize=(0.6 + 2.5 * columns, 0.4 + 2.3 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    names = ("faithful", "halluc.")
-    for axes, (name, table) in zip(grid.flat, tables.items(), strict=False):
-        axes.imshow(table, cmap="Blues", vmin=0, vmax=max(1, int(table.max())))
-        axes.set(title=name, xlabel="called", ylabel="is")
-        axes.set_xticks([0, 1], names)
-        axes.set_yticks([0, 1], names, rotation=90, va="center")
-        for (row, column), value in np.ndenumerate(table):
-            colour = "white" if value > 0.6 * table.max() else "black"
-            axes.text(column, row, str(value), ha="center", va="center", color=colour)
-    for axes in list(grid.flat)[len(tables) :]:
-        axes.set_axis_off()
-    return figure
 
 
 def retrieval_quality(frame: pd.DataFrame) -> Figure:
