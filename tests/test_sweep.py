@@ -346,6 +346,8 @@ def test_a_muted_check_of_the_winner_is_listed_apart(place: Path, capsys: pytest
     assert "passed  feature_constant, which looks whether a feature has the same value in every row" in out
     (parent,) = runs("study")
     assert "cost_unknown" in parent.data.tags["muted"]
+    assert main(words("--trials=4")) == 0
+    assert "muted" not in runs("study")[0].data.tags
     assert main(words("--trials=4", "--mute=no_holdout")) == 2
     assert "mute = no_holdout: detect has no check no_holdout" in capsys.readouterr().err
 

@@ -109,8 +109,8 @@ def show_audit(audit: Audit, debug: bool) -> None:
     """Findings, worst first; then what was muted, and how many checks have passed (which, where asked for)."""
     for finding in audit.findings:
         print(f"  {finding.level.upper():<4}  {finding.code}: {finding.message}")
-    if audit.muted:
-        print(f"  muted: {', '.join(f'{finding.code} ({finding.level})' for finding in audit.muted)}")
+    if muted := dict.fromkeys(f"{finding.code} ({finding.level})" for finding in audit.muted):
+        print(f"  muted: {', '.join(muted)}")
     if audit.checks:
         print(f"  {len(audit.checks)} checks, {len(audit.passed)} passed")
     for check in audit.checks if debug else ():

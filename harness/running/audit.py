@@ -9,9 +9,7 @@ from typing import Any
 from harness.running.checks import CHECKS
 from harness.stage import Audited, BadInput, Check, Finding, Stage, suggest
 
-WIDE = 0.2  # an interval of the headline metric wider than this tells few configurations apart
 _SEVERITY = {"fail": 0, "warn": 1, "info": 2}
-_MANY_ERRORS = 0.1
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ class Tracked:
             metrics=[Metric(_name(name), value, now, 0) for name, value in metrics.items()],
             tags=[RunTag(_name(name), value[:_LONGEST]) for name, value in all_tags.items() if name != "note"],
         )
+        if not audit.muted and "muted" in self.client.get_run(self.run_id).data.tags:  # by the sweep before it grew
+            self.client.delete_tag(self.run_id, "muted")
         self.record_table("trials", trials)
         # As log_table has it, which would add the rows to those of the sweep before it grew.
         self.client.log_text(self.run_id, trials.to_json(orient="split", index=False), "trials.json")
