@@ -81,7 +81,7 @@ def _run(job: Job, encoder: Encoder, found: Pixels, context: Context) -> pd.Data
     frame, _ = work(
         context,
         runner,
-        [[Unit(view, trial) for trial in trials for view in views] for views in chunks],
+        ([Unit(view, trial) for trial in trials for view in views] for views in chunks),
         lambda unit: unit.name,
         [Unit(view, trial).name for view in found.views for trial in trials],
         "dropout",
