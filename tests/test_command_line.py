@@ -467,15 +467,12 @@ def test_ctrl_c_marks_the_run_killed(store: str) -> None:
         from dataclasses import replace
         from experiments.detect import DETECT
         from harness import __main__ as command_line
-        from harness.running import hardware
 
         def infer(*_):
             print("inferring", flush=True)
             threading.Event().wait()
 
         command_line.STAGES = (replace(DETECT, inputs=lambda _: {}, infer=infer),)
-        machine = hardware.Machine(("cpu",), "a processor", "x86_64", 1, 1.0)
-        hardware.find_machine = lambda: machine  # torch takes seconds to import
         sys.exit(command_line.main(["detect"]))
     """
     running = process("-c", code)

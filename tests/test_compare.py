@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.detect import DETECT
 from harness.__main__ import main
+from harness.running.dominance import undominated
 from harness.stage import BadInput
 from harness.tracking import compare
 from harness.tracking.compare import CompareOptions
@@ -100,3 +102,10 @@ def test_tracked_runs_are_compared_from_the_shell(
     assert {file.path for file in client.list_artifacts(kept.info.run_id)} == {"leaderboard.csv"}
     assert main(["compare", "detect", "--tpo", "1"]) == 2
     assert "compare has no option tpo" in capsys.readouterr().err
+
+
+def test_of_equal_results_one_or_all_are_on_the_front() -> None:
+    losses = np.array([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0], [2.0, 2.0]])
+    assert undominated(losses, equals=True).tolist() == [True, True, True, False]
+    assert undominated(losses, equals=False).tolist() == [True, True, False, False]
+    assert undominated(losses[:0], equals=True).tolist() == []

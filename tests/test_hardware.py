@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from experiments import STAGES
+from harness.running import gpus
 from harness.running.hardware import Machine, Profile, choose_profile, find_machine, load_profiles
 from harness.stage import BadInput
 
@@ -22,6 +25,7 @@ GPU = Machine(("cuda", "cpu"), "NVIDIA A100-SXM4-80GB", "x86_64", 8, 80)
 MAC = Machine(("mps", "cpu"), "Apple M3", "arm64", 1, 36)
 ABACUS = Machine(("cpu",), "Abacus", "beads", 1, 0)
 PROFILES = load_profiles()
+ROOT = Path(__file__).parent.parent
 PLANNED = {"detect", "rag", "adapters", "filter", "montecarlo"}
 
 
@@ -192,6 +196,124 @@ def test_a_machine_is_described_by_its_best_device(
     assert machine.memory_gb > 0
     assert (machine.name == "NVIDIA T4") == (cuda > 0)
     assert machine.count == max(1, cuda)
+
+
+def test_the_driver_is_asked_where_torch_is_not_loaded_and_says_the_same_of_this_machine() -> None:
+    code = (
+        "import sys; from harness.running.hardware import find_machine; machine = find_machine();"
+        "print(machine, 'torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.strip() == f"{find_machine()} False"
+
+
+class Driver(SimpleNamespace):
+    """A stand-in for pynvml with GPUs of these names."""
+
+    class NVMLError(Exception):
+        pass
+
+    nvmlMemory_v2 = 2  # noqa: N815 - its name there
+
+    def __init__(self, *names: str, driver: int = 12040, parted: bool = False) -> None:
+        super().__init__(
+            nvmlInit=lambda: None,
+            nvmlSystemGetCudaDriverVersion=lambda: driver,
+            nvmlDeviceGetCount=lambda: len(names),
+            nvmlDeviceGetHandleByIndex=lambda i: i,
+            nvmlDeviceGetName=lambda i: names[i],
+            nvmlDeviceGetUUID=lambda i: f"GPU-{i}a",
+            nvmlDeviceGetMemoryInfo=lambda i, version: SimpleNamespace(total=(16 + i) * 2**30, reserved=2**29),
+            nvmlDeviceGetMigMode=lambda i: [int(parted), 0],
+        )
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., gpus.Gpus | None]:
+    """What a driver says where torch is built for CUDA 12."""
+
+    def asked(driver: Driver, visible: str | None = None) -> gpus.Gpus | None:
+        monkeypatch.setitem(sys.modules, "pynvml", driver)
+        monkeypatch.setattr(gpus, "_cuda_of_torch", lambda: 12)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return gpus.seen_by_driver()
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "memory"),
+    [
+        (None, 3, 15.5),
+        ("", 0, 0),
+        ("-1", 0, 0),
+        ("2,1", 2, 17.5),
+        ("GPU-1a", 1, 16.5),
+        ("1,9,0", 1, 16.5),  # what follows a GPU that there is not is lost
+        ("1,1", 0, 0),
+    ],
+)
+def test_of_the_gpus_those_count_that_cuda_lets_through(
+    ask: Callable[..., gpus.Gpus | None], visible: str | None, count: int, memory: float
+) -> None:
+    found = ask(Driver(*["NVIDIA T4"] * 3), visible)
+    assert found == (gpus.Gpus("NVIDIA T4", count, memory) if count else None)
+
+
+def test_a_driver_too_old_for_torch_or_none_at_all_is_no_gpu(
+    ask: Callable[..., gpus.Gpus | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise Driver.NVMLError
+
+    assert ask(Driver("NVIDIA T4", driver=11080)) is None
+    absent = Driver("NVIDIA T4")
+    absent.nvmlInit = fail
+    assert ask(absent) is None
+    monkeypatch.setattr(gpus, "_cuda_of_torch", lambda: None)
+    assert gpus.seen_by_driver() is None
+
+
+def test_what_the_driver_cannot_tell_torch_is_asked(ask: Callable[..., gpus.Gpus | None]) -> None:
+    with pytest.raises(gpus.Unclear):
+        ask(Driver("NVIDIA T4", "NVIDIA L4"))
+    with pytest.raises(gpus.Unclear):
+        ask(Driver("NVIDIA H100", parted=True))
+    with pytest.raises(gpus.Unclear):
+        ask(Driver("NVIDIA H100"), "MIG-a")
+
+
+@pytest.mark.parametrize(
+    ("text", "major"),
+    [
+        ("cuda: Optional[str] = '12.6'\nhip: Optional[str] = None\n", 12),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = None\n", None),
+        ("cuda = '11.8'\n", 11),
+    ],
+)
+def test_what_torch_is_built_for_is_read_from_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, major: int | None
+) -> None:
+    (tmp_path / "version.py").write_text(text)
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(gpus, "find_spec", lambda _: spec)
+    assert gpus._cuda_of_torch() == major
+    (tmp_path / "version.py").write_text("cuda = None\nhip = '6.2'\n")
+    with pytest.raises(gpus.Unclear):
+        gpus._cuda_of_torch()
+
+
+def test_only_a_profile_that_sets_something_of_torchs_loads_it() -> None:
+    code = (
+        "import sys; from harness.running.hardware import load_profiles\n"
+        "for profile in load_profiles():\n"
+        "    if not profile.tf32 and 'OMP_NUM_THREADS' not in profile.environment: profile.apply()\n"
+        "print('torch' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout == "False\n"
 
 
 def test_tags_are_distinct() -> None:

@@ -26,9 +26,9 @@ def advise(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
             f"advise: run {given.run_id} is a {tags.get('kind', 'run of another program')}, not a stage's run"
         )
     stage, profile = named(stages, tags["stage"]), _profile(given.run_id, tags.get("hardware", "auto"))
-    found = advice.advise(stage, advice.past(stage, params, metrics, tags), profile)
+    advised = advice.advise(stage, advice.past(stage, params, metrics, tags), profile)
     print(f"run {tags.get('mlflow.runName', given.run_id)} of {stage.name} on {profile.tag}")
-    for goal, (need, remedies) in found.items():
+    for goal, (need, remedies) in advised.items():
         print(f"\n{goal}: {need}")
         if goal == "quality":
             print(f"  {_search(stage, given.run_id, profile)}")
@@ -36,7 +36,7 @@ def advise(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
             print(f"  {_typed(remedy):<28} {remedy.why}")
         if not remedies:
             print("  nothing left that this stage and this machine know")
-    if tried := [remedy for _, remedies in found.values() for remedy in remedies]:
+    if tried := [remedy for _, remedies in advised.values() for remedy in remedies]:
         print(f"\nnext: {_command(stage, params, tags, tried[0])}\nthen: mlflow run . -e compare -P stage={stage.name}")
     return 0
 

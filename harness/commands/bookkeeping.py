@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.running import hardware
 from harness.running.settings import resolve
 from harness.stage import Progress, Stage
 from harness.sweeping.engines import InProcess
-from harness.sweeping.planning import prepare
+from harness.sweeping.planning import Sweep, prepare
 from harness.sweeping.study import opened
 from harness.sweeping.trial import Trial
 from harness.tracking.runs import Children, tracked
@@ -29,37 +30,20 @@ def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int, p
 
     Both stores are SQLite files in an empty folder.  The last trial's time holds what the writing thread has left.
     """
-    with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder:
-        before = os.environ.get("MLFLOW_TRACKING_URI")
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{Path(folder) / 'mlflow.db'}"
+    with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder, _tracking_in(Path(folder)):
         storage = f"sqlite:///{Path(folder) / 'optuna.db'}"
-        try:
-            settings = {**given, "trials": str(trials), "storage": storage, "cache": "off"}
-            planned = prepare(settings, lambda rest: resolve(stage, rest, hardware.load_profiles()))
-            with opened(planned) as (study, _), tracked(stage.name, "study") as parent:
-                children = Children(parent, planned.tags())
-                ends, evaluated = [time.perf_counter()], []
-
-                def report(trial: Trial) -> None:
-                    children.add(**trial.row())
-                    ends.append(time.perf_counter())
-                    evaluated.append(trial.outcome.seconds)
-
-                study.conduct(InProcess(), progress, report)
-                children.close()
-                ends[-1] = time.perf_counter()
-        finally:
-            os.environ.pop("MLFLOW_TRACKING_URI")
-            os.environ.update({"MLFLOW_TRACKING_URI": before} if before else {})
-    each = 1e3 * (np.diff(ends) - np.asarray(evaluated))
+        settings = {**given, "trials": str(trials), "storage": storage, "cache": "off"}
+        planned = prepare(settings, lambda rest: resolve(stage, rest, hardware.load_profiles()))
+        ends, evaluated = _conduct(planned, progress)
+    beside = 1e3 * (np.diff(ends) - np.asarray(evaluated))
     hundred = min(_HUNDRED, trials // 2)
-    first, last = float(each[:hundred].mean()), float(each[-hundred:].mean())
+    first, last = float(beside[:hundred].mean()), float(beside[-hundred:].mean())
     return pd.DataFrame(
         [
             {
                 "trials": trials,
                 "sampler": planned.space.sampler,
-                "ms_a_trial": float(each.mean()),
+                "ms_a_trial": float(beside.mean()),
                 "first_hundred_ms": first,
                 "last_hundred_ms": last,
                 "growth": last / first,
@@ -67,3 +51,32 @@ def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int, p
             }
         ]
     )
+
+
+def _conduct(planned: Sweep, progress: Progress) -> tuple[list[float], list[float]]:
+    """When the study began and each trial ended, and the seconds that each took to evaluate."""
+    with opened(planned) as (study, _), tracked(planned.plan.stage.name, "study") as parent:
+        children = Children(parent, planned.tags())
+        ends, evaluated = [time.perf_counter()], list[float]()
+
+        def report(trial: Trial) -> None:
+            children.add(**trial.row())
+            ends.append(time.perf_counter())
+            evaluated.append(trial.outcome.seconds)
+
+        study.conduct(InProcess(), progress, report)
+        children.close()
+        ends[-1] = time.perf_counter()
+    return ends, evaluated
+
+
+@contextmanager
+def _tracking_in(folder: Path) -> Iterator[None]:
+    """Have runs tracked in a store of that folder meanwhile."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI")
+        os.environ.update({"MLFLOW_TRACKING_URI": before} if before else {})

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness.running import gpus
 from harness.stage import BadInput, one_line, suggest
 
 FOLDER = Path(__file__).parents[2] / "hardware"
@@ -106,14 +108,17 @@ class Profile(BaseModel):
     def apply(self) -> None:
         """Set the environment and the arithmetic that this machine wants, but for what the user has set.
 
-        Looking at the machine has loaded torch by then, which reads the number of threads only while it loads.
+        Torch, which reads the number of threads only while it loads, may have been loaded by then.
         """
-        import torch
-
-        if "OMP_NUM_THREADS" in self.environment.keys() - os.environ.keys():
-            torch.set_num_threads(int(self.environment["OMP_NUM_THREADS"]))
+        threads = self.environment.get("OMP_NUM_THREADS") if "OMP_NUM_THREADS" not in os.environ else None
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
+        if threads is None and not self.tf32:
+            return
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(int(threads))
         if self.tf32:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
@@ -131,18 +136,14 @@ def load_profiles(folder: Path = FOLDER) -> list[Profile]:
 
 
 def find_machine() -> Machine:
-    """Look at this machine through torch: CUDA before MPS before the processor."""
+    """Look at this machine: CUDA before MPS before the processor; through torch only where that is loaded already."""
     import psutil
-    import torch
 
     processor = platform.machine()
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        return Machine(
-            ("cuda", "cpu"), properties.name, processor, torch.cuda.device_count(), properties.total_memory / 2**30
-        )
+    if found := _find_gpus():
+        return Machine(("cuda", "cpu"), found.name, processor, found.count, found.memory_gb)
     memory = psutil.virtual_memory().total / 2**30
-    devices: tuple[Device, ...] = ("mps", "cpu") if torch.backends.mps.is_available() else ("cpu",)
+    devices: tuple[Device, ...] = ("mps", "cpu") if _has_mps() else ("cpu",)
     return Machine(devices, _processor_name(), processor, 1, memory)
 
 
@@ -168,6 +169,22 @@ def choose_profile(tag: str, machine: Machine, profiles: list[Profile], *, unche
 def _rank(profile: Profile, machine: Machine) -> int:
     found = machine.devices
     return found.index(profile.match.device) if profile.match.device in found else len(found)
+
+
+def _find_gpus() -> gpus.Gpus | None:
+    if "torch" in sys.modules:
+        return gpus.seen_by_torch()
+    try:
+        return gpus.seen_by_driver()
+    except gpus.Unclear:
+        return gpus.seen_by_torch()
+
+
+def _has_mps() -> bool:
+    """Whether there is one of Apple's GPUs, which every processor of its own has."""
+    if torch := sys.modules.get("torch"):
+        return bool(torch.backends.mps.is_available())
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
 def _processor_name() -> str:

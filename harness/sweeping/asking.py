@@ -88,7 +88,7 @@ def at(field: Range | tuple[Any, ...], unit: float) -> Any:
 
 
 def sampler(
-    found: Space, distributions: Mapping[str, BaseDistribution], seed: int, number: int
+    space: Space, distributions: Mapping[str, BaseDistribution], seed: int, number: int
 ) -> optuna.samplers.BaseSampler:
     """A sampler whose randomness is that of one trial."""
     kinds: dict[str, Any] = {
@@ -99,28 +99,28 @@ def sampler(
         "random": optuna.samplers.RandomSampler,
     }
     own = {"qmc": ["qmc_type"], "grid": []}
-    kind = kinds.get(found.sampler)
+    kind = kinds.get(space.sampler)
     ours = {"seed", "group", "constraints_func", "source_trials", "x0"}
-    allowed = own[found.sampler] if kind is None else sorted(set(inspect.signature(kind).parameters) - ours)
-    if unknown := [name for name in found.options if name not in allowed]:
-        raise BadInput(f"space {found.name}: sampler {found.sampler} has no option {unknown[0]}; {', '.join(allowed)}")
-    if found.sampler == "cmaes" and len(found.objectives) > 1:
+    allowed = own[space.sampler] if kind is None else sorted(set(inspect.signature(kind).parameters) - ours)
+    if unknown := [name for name in space.options if name not in allowed]:
+        raise BadInput(f"space {space.name}: sampler {space.sampler} has no option {unknown[0]}; {', '.join(allowed)}")
+    if space.sampler == "cmaes" and len(space.objectives) > 1:
         raise BadInput(
-            f"space {found.name}: sampler cmaes has one objective; tpe, gp, nsga2, qmc and random take several"
+            f"space {space.name}: sampler cmaes has one objective; tpe, gp, nsga2, qmc and random take several"
         )
-    if found.options.get("qmc_type", "sobol") not in {"sobol", "halton"}:
-        raise BadInput(f"space {found.name}: qmc_type = {found.options['qmc_type']}: must be sobol or halton")
+    if space.options.get("qmc_type", "sobol") not in {"sobol", "halton"}:
+        raise BadInput(f"space {space.name}: qmc_type = {space.options['qmc_type']}: must be sobol or halton")
     if kind is None:
         return Nothing()
     own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    relative = {name: each for name, each in distributions.items() if not each.single()}
-    if found.sampler != "tpe" or len(found.objectives) == 1:  # of several, TPE samples each setting by itself
+    relative = {name: choice for name, choice in distributions.items() if not choice.single()}
+    if space.sampler != "tpe" or len(space.objectives) == 1:  # of several, TPE samples each setting by itself
         # What all trials have in common is known: finding it out anew for every trial would take longer and longer.
         kind = type(kind.__name__, (kind,), {"infer_relative_search_space": lambda *_: dict(relative)})
     try:
-        made: optuna.samplers.BaseSampler = kind(seed=own_seed, **found.options)
+        made: optuna.samplers.BaseSampler = kind(seed=own_seed, **space.options)
     except (TypeError, ValueError, ImportError) as error:
-        raise BadInput(f"space {found.name}: sampler {found.sampler}: {one_line(error)}") from error
+        raise BadInput(f"space {space.name}: sampler {space.sampler}: {one_line(error)}") from error
     return made
 
 

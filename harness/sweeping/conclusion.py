@@ -9,7 +9,7 @@ from typing import Any
 from harness.running.audit import Audit, audit
 from harness.running.checks import WIDE
 from harness.running.settings import Plan
-from harness.stage import Audited, Finding, Progress, Report
+from harness.stage import Audited, Finding, Progress, Report, one_line
 from harness.sweeping.front import pareto, winner
 from harness.sweeping.planning import Sweep
 from harness.sweeping.trial import Evaluator, Trial, with_settings
@@ -67,7 +67,6 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], evaluator: Evaluator, looks:
     plan = with_settings(sweep.plan, best.params)
     seen, held = evaluator.records(plan, progress)
     selection = plan.stage.score(seen, plan.score)
-    first = next(iter(sweep.space.objectives))
     metrics = counts | {
         f"{name}_selected": value for name, value in zip(sweep.space.objectives, best.values, strict=True)
     }
@@ -76,36 +75,43 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], evaluator: Evaluator, looks:
         message = "holdout=0: every group took part in the search, so the best value is too good; keep some back"
         audited = audited.adding(Finding("warn", "no_holdout", message))
         return Conclusion(best, plan, selection, None, metrics, {}, audited)
-    holdout = plan.stage.held_out(seen, held, plan.score)
-    metrics |= {_on_holdout(name): holdout.metrics[name] for name in _told(sweep, holdout)}
+    findings: list[Finding] = []
     if looks > 1:
         message = (
             f"the holdout has been looked at {looks} times while the study grew: what it says is a little too good"
         )
-        audited = audited.adding(Finding("info", "holdout_seen_again", message))
-    try:
-        default = _default(sweep, evaluator, progress)
-    except Exception as error:  # the default settings may be what this machine cannot run: no reason to lose the rest
-        default = Report()
-        audited = audited.adding(
-            Finding("warn", "default_failed", f"the default settings could not be scored: {error}")
-        )
-    if first in default.metrics:
-        metrics[f"{first}_default_holdout"] = default.metrics[first]
-    if first in holdout.metrics:
-        metrics["selection_price"] = best.values[0] - holdout.metrics[first]
-    audited = audited.adding(*_doubts(sweep, holdout, default))
+        findings.append(Finding("info", "holdout_seen_again", message))
+    holdout = plan.stage.held_out(seen, held, plan.score)
+    default = _default(sweep, evaluator, findings, progress)
+    audited = audited.adding(*findings, *_doubts(sweep, holdout, default))
+    metrics |= _compared(sweep, best, holdout, default)
     undefined = {
         _on_holdout(name): reason for name, reason in holdout.undefined.items() if name in sweep.space.objectives
     }
     return Conclusion(best, plan, selection, holdout, metrics, undefined, audited)
 
 
-def _default(sweep: Sweep, evaluator: Evaluator, progress: Progress) -> Report:
-    """The stage's own settings, where the sweep was free to choose others, on the holdout."""
-    seen, held = evaluator.records(sweep.plan, progress)
-    assert held is not None
-    return sweep.plan.stage.held_out(seen, held, sweep.plan.score)
+def _compared(sweep: Sweep, best: Trial, holdout: Report, default: Report) -> dict[str, float]:
+    """The winner's figures on the holdout, the default settings' beside them, and what having selected it costs."""
+    first = next(iter(sweep.space.objectives))
+    metrics = {_on_holdout(name): holdout.metrics[name] for name in _told(sweep, holdout)}
+    if first in default.metrics:
+        metrics[f"{first}_default_holdout"] = default.metrics[first]
+    if first in holdout.metrics and best.values is not None:
+        metrics["selection_price"] = best.values[0] - holdout.metrics[first]
+    return metrics
+
+
+def _default(sweep: Sweep, evaluator: Evaluator, findings: list[Finding], progress: Progress) -> Report:
+    """The stage's own settings, where the sweep was free to choose others, on the holdout; a finding if they fail."""
+    try:
+        seen, held = evaluator.records(sweep.plan, progress)
+        assert held is not None
+        return sweep.plan.stage.held_out(seen, held, sweep.plan.score)
+    except Exception as error:  # they may be what this machine cannot run: no reason to lose the rest
+        message = f"the default settings could not be scored: {one_line(error)}"
+        findings.append(Finding("warn", "default_failed", message))
+        return Report()
 
 
 def _told(sweep: Sweep, report: Report) -> list[str]:

@@ -13,8 +13,8 @@ from harness.measuring import cost
 from harness.running import code, run
 from harness.running.settings import Plan, validate
 from harness.stage import BadInput
-from harness.sweeping import asking, space
-from harness.sweeping.space import Space, SweepOptions
+from harness.sweeping import asking
+from harness.sweeping.space import Space, SweepOptions, load
 from harness.sweeping.trial import Objective, with_settings
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ class Sweep:
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
         """One an objective."""
-        return ["maximize" if each == "maximize" else "minimize" for each in self.space.objectives.values()]
+        aims = self.space.objectives.values()
+        return ["maximize" if aim == "maximize" else "minimize" for aim in aims]
 
     @cached_property
     def objective(self) -> Objective:
         """What trials have in common; they must yield the objectives and what constraints bound."""
-        wanted = (*self.space.objectives, *(each.metric for each in self.space.constraints))
+        wanted = (*self.space.objectives, *(bound.metric for bound in self.space.constraints))
         return Objective(self.plan, self.options.holdout, wanted, varied=bool(self.slow))
 
     @cached_property
@@ -105,20 +106,20 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], Pla
     options = validate(SweepOptions, stage, mine, dict.fromkeys(mine, "given"))
     host_gb = round(psutil.virtual_memory().total / 2**30)
     bounds = cost.bounds(base.profile.match.device, host_gb, round(base.machine.memory_gb))
-    found = space.load(options.space, stage, bounds, options.sampler)
-    _require_fit(given, base, found, options)
-    plan = with_settings(base, {name: value for name, value in found.fixed.items() if name not in given})
-    _require_costs(plan, found)
-    digests = _digests(plan, found)
+    space = load(options.space, stage, bounds, options.sampler)
+    _require_fit(given, base, space, options)
+    plan = with_settings(base, {name: value for name, value in space.fixed.items() if name not in given})
+    _require_costs(plan, space)
+    digests = _digests(plan, space)
     identity = {
-        "space": found.digest,
+        "space": space.digest,
         "data": run.digest(digests),
-        "settings": run.digest({name: value for name, value in _canonical(plan).items() if name not in found.searched}),
+        "settings": run.digest({name: value for name, value in _canonical(plan).items() if name not in space.searched}),
         "code": code.digest(f"{stage.package}.inference", f"{stage.package}.scoring"),
         "holdout": str(options.holdout),
         "hardware": plan.profile.tag,
     }
-    return Sweep(plan, found, options, digests, identity, frozenset(given))
+    return Sweep(plan, space, options, digests, identity, frozenset(given))
 
 
 def _canonical(plan: Plan) -> dict[str, Any]:
@@ -130,11 +131,11 @@ def _canonical(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _digests(plan: Plan, found: Space) -> dict[str, str]:
+def _digests(plan: Plan, space: Space) -> dict[str, str]:
     """What the records are made from, also where choices of the space read something else."""
     digests, stage = run.input_digests(plan), plan.stage
-    for name in found.searched.keys() & stage.infer_params.model_fields.keys():
-        for i, value in enumerate(choices if isinstance(choices := found.searched[name], tuple) else ()):
+    for name in space.searched.keys() & stage.infer_params.model_fields.keys():
+        for i, value in enumerate(choices if isinstance(choices := space.searched[name], tuple) else ()):
             other = with_settings(plan, {name: value})
             assert other.infer is not None
             inputs = stage.inputs(other.infer)
@@ -142,30 +143,30 @@ def _digests(plan: Plan, found: Space) -> dict[str, str]:
     return digests
 
 
-def _require_fit(given: Mapping[str, str], base: Plan, found: Space, options: SweepOptions) -> None:
+def _require_fit(given: Mapping[str, str], base: Plan, space: Space, options: SweepOptions) -> None:
     """Refuse a space that does not go together with what was typed."""
     for name in ("report", "save_records", "profile"):
         if name in given:
             raise BadInput(f"{name} = {given[name]}: a sweep writes no such file; it logs sweep.json and trials.csv")
-    if twice := [name for name in given if name in found.searched]:
-        raise BadInput(f"{twice[0]} = {given[twice[0]]}: the space {found.name} searches it; give one or the other")
-    decide = [name for name in found.searched if name in base.stage.infer_params.model_fields]
+    if twice := [name for name in given if name in space.searched]:
+        raise BadInput(f"{twice[0]} = {given[twice[0]]}: the space {space.name} searches it; give one or the other")
+    decide = [name for name in space.searched if name in base.stage.infer_params.model_fields]
     if base.infer is None and decide:
         raise BadInput(f"records = {base.options.records}: {decide[0]} decides records, so it cannot be searched")
-    size = found.size()
-    if found.sampler == "grid" and size is not None and size > options.trials:
-        raise BadInput(f"trials = {options.trials}: the grid {found.name} has {size} points; trials={size}, or random")
-    asking.sampler(found, {}, 0, 0)  # its options, too, are looked at now
+    size = space.size()
+    if space.sampler == "grid" and size is not None and size > options.trials:
+        raise BadInput(f"trials = {options.trials}: the grid {space.name} has {size} points; trials={size}, or random")
+    asking.sampler(space, {}, 0, 0)  # its options, too, are looked at now
 
 
-def _require_costs(plan: Plan, found: Space) -> None:
+def _require_costs(plan: Plan, space: Space) -> None:
     """Refuse objectives and bounds that nothing here can measure."""
-    wanted, device = {*found.objectives, *(each.metric for each in found.constraints)}, plan.profile.match.device
+    wanted, device = {*space.objectives, *(bound.metric for bound in space.constraints)}, plan.profile.match.device
     for figure in (figure for figure in cost.COSTS if figure.name in wanted):
         if plan.infer is None:
             raise BadInput(
-                f"space {found.name}: {figure.name} is measured by running the model, which records= does not"
+                f"space {space.name}: {figure.name} is measured by running the model, which records= does not"
             )
         if not figure.measured_on(device):
             others = " and ".join(cost.bounds(device, 0, 0))
-            raise BadInput(f"space {found.name}: {figure.name} is not measured on {plan.profile.tag}; {others} is")
+            raise BadInput(f"space {space.name}: {figure.name} is not measured on {plan.profile.tag}; {others} is")

@@ -182,17 +182,17 @@ class _Reader:
 
     def line(self, place: tuple[Any, ...]) -> int:
         """The line, from 1, of the innermost part of `place` that the file has."""
-        node, found = self._node, 1
+        node, line = self._node, 1
         for step in place:
             if isinstance(node, yaml.MappingNode):
                 pairs = [(key, value) for key, value in node.value if key.value == str(step)]
                 if not pairs:
                     break
-                found, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
+                line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
             elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
                 node = node.value[step]
-                found = node.start_mark.line + 1
-        return found
+                line = node.start_mark.line + 1
+        return line
 
     def fields(self, content: Any) -> tuple[dict[str, Range | tuple[Value, ...]], dict[str, Value]]:
         if not isinstance(content, dict):
@@ -228,19 +228,19 @@ class _Reader:
         if kind is int and any(value != int(value) for value in numbers.values()):
             self.fail(place, f"{name}: {numbers}: {name} takes whole numbers only")
         content = {**content, **{key: kind(value) for key, value in numbers.items()}}
-        found = Range(content["low"], content["high"], content.get("step"), bool(content.get("log", False)))
-        if found.low >= found.high:
-            self.fail(place, f"{name}: low = {found.low} must be below high = {found.high}")
-        if found.log and (found.step is not None or found.low <= 0):
+        values = Range(content["low"], content["high"], content.get("step"), bool(content.get("log", False)))
+        if values.low >= values.high:
+            self.fail(place, f"{name}: low = {values.low} must be below high = {values.high}")
+        if values.log and (values.step is not None or values.low <= 0):
             self.fail(place, f"{name}: a log range has no step and begins above 0")
-        if found.step is not None:
-            if isinstance(found.step, bool) or not isinstance(found.step, int | float) or found.step <= 0:
-                self.fail((*place, "step"), f"{name}: step = {found.step}: must be a number above 0")
-            self._checked((*place, "step"), found.low + found.step)
-            points = found.points() or []
-            if not math.isclose(float(points[-1]), found.high):
-                self.fail(place, f"{name}: high = {found.high} is not low plus whole steps of {found.step}")
-        return found
+        if values.step is not None:
+            if isinstance(values.step, bool) or not isinstance(values.step, int | float) or values.step <= 0:
+                self.fail((*place, "step"), f"{name}: step = {values.step}: must be a number above 0")
+            self._checked((*place, "step"), values.low + values.step)
+            points = values.points() or []
+            if not math.isclose(float(points[-1]), values.high):
+                self.fail(place, f"{name}: high = {values.high} is not low plus whole steps of {values.step}")
+        return values
 
     def _choices(self, place: tuple[str, str], content: list[Any]) -> tuple[Value, ...]:
         if not content:

@@ -64,15 +64,15 @@ class Study:
     def conduct(self, engine: Engine, progress: Progress, report: Callable[[Trial], None]) -> None:
         """Run what is missing to the number of trials asked for; `report` is told of each trial as it ends."""
         sweep = self.sweep
-        rows = {each.number: each for each in self.stored.get_trials(deepcopy=False)}
-        finished = {n: each for n, each in rows.items() if each.state.is_finished()}
+        rows = {row.number: row for row in self.stored.get_trials(deepcopy=False)}
+        finished = {number: row for number, row in rows.items() if row.state.is_finished()}
         total = sweep.total
         size = asking.block_size(sweep)
         memory = optuna.create_study(directions=sweep.directions, sampler=asking.Nothing())
         first = next((start for start in range(0, total, size) if not _all_in(finished, start, size)), total)
         for number in range(min(first, len(finished))):
             memory.add_trial(finished[number])
-        failed = sum(each.state == TrialState.FAIL for each in finished.values())
+        failed = sum(row.state == TrialState.FAIL for row in finished.values())
         best = reduce(partial(better, sweep), self.trials(), None)
         with progress(total, "sweep", "trials", min(len(finished), total)) as advance:
             advance(0, _note(sweep, best, failed))
@@ -117,12 +117,13 @@ class Study:
             for number in job:
                 self._attempt(rows[number], 1)
             try:
-                found = engine.submit(self.evaluator.evaluate, [settings[number] for number in job], progress).result()
+                work = engine.submit(self.evaluator.evaluate, [settings[number] for number in job], progress)
+                evaluated = work.result()
             except KeyboardInterrupt:  # which is not the trial's fault
                 for number in job:
                     self._attempt(rows[number], 0)
                 raise
-            for number, outcome in zip(job, found, strict=True):
+            for number, outcome in zip(job, evaluated, strict=True):
                 self._keep(rows[number], outcomes, outcome)
         return outcomes
 
@@ -242,7 +243,8 @@ def _changed(sweep: Sweep, before: optuna.Study) -> str:
 
 def _plain(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
     """Parameters without the last digits that steps leave: 0.6 for 0.6000000000000001."""
-    steps = {name for name, each in trial.distributions.items() if isinstance(each, FloatDistribution) and each.step}
+    kinds = trial.distributions.items()
+    steps = {name for name, kind in kinds if isinstance(kind, FloatDistribution) and kind.step}
     return {name: round(value, 12) if name in steps else value for name, value in trial.params.items()}
 
 

@@ -224,11 +224,11 @@ def _score(objective: Objective, records: Records, plans: list[Plan]) -> list[tu
         reports = [stage.score(records, plan.score) for plan in plans]
         return [(report.metrics, report.undefined) for report in reports]
     table = stage.score_many(records, [plan.score for plan in plans], objective.quality)
-    found = [{str(k): float(v) for k, v in row.items() if not np.isnan(v)} for row in table.to_dict("records")]
+    rows = [{str(k): float(v) for k, v in row.items() if not np.isnan(v)} for row in table.to_dict("records")]
     # Why one is undefined only the whole score says.
     return [
         (row, {} if len(row) == len(objective.quality) else stage.score(records, plan.score).undefined)
-        for row, plan in zip(found, plans, strict=True)
+        for row, plan in zip(rows, plans, strict=True)
     ]
 
 
