@@ -20,8 +20,9 @@ from scipy.stats import spearmanr
 
 from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL
+from experiments.montecarlo.scoring.metrics import STATUSES
 from experiments.montecarlo.scoring.params import MontecarloScore
-from experiments.montecarlo.scoring.score import STATUSES, Replicates, Scaling, gate, spearman_brown
+from experiments.montecarlo.scoring.reliability import Replicates, Scaling, gate, spearman_brown
 from harness.running import hardware, run
 from harness.running.audit import audit
 from harness.running.settings import resolve
