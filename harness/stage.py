@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -232,7 +232,19 @@ class Late:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the function."""
-        return getattr(import_module(self.module), self.name)(*arguments, **named)
+        return self.load()(*arguments, **named)
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        function: Callable[..., Any] = getattr(import_module(self.module), self.name)
+        return function
+
+
+def load(function: Callable[..., Any]) -> None:
+    """Import what stands behind a function that is late, be it one with arguments given already."""
+    behind = function.func if isinstance(function, partial) else function
+    if isinstance(behind, Late):
+        behind.load()
 
 
 I = TypeVar("I", bound=Params)  # noqa: E741 - the letters of the design: I for infer, S for score

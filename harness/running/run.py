@@ -15,7 +15,7 @@ from harness.running.audit import Audit, audit
 from harness.running.journal import open_journal
 from harness.running.records import read_records, require_sound, write_records
 from harness.running.settings import Plan
-from harness.stage import Audited, BadInput, Context, Finding, Progress, Records, Report, Stage
+from harness.stage import Audited, BadInput, Context, Finding, Progress, Records, Report, Stage, load
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ def _infer(plan: Plan, key: str, digests: dict[str, str], progress: Progress, cl
     assert plan.infer is not None
     use = "off" if plan.options.profile else plan.options.cache
     plan.profile.apply()
+    with clock.spending("setup"):  # so that libraries are in the memory before the model, and the model is not
+        load(plan.stage.infer)
     with open_journal(None if use == "off" else key, fresh=use == "refresh") as journal, clock.sampling():
         context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, clock, journal, progress)
         records = plan.stage.infer(plan.infer, context)
