@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from harness.running import run
-from harness.running.audit import Audit
-
 if TYPE_CHECKING:
+    from harness.running.audit import Audit
+    from harness.running.run import Result
     from harness.sweeping.conclusion import Conclusion
     from harness.sweeping.planning import Sweep
     from harness.sweeping.trial import Trial
@@ -48,7 +47,7 @@ def progress(total: int, description: str, unit: str = "samples", initial: int =
         yield advance
 
 
-def show(result: run.Result, debug: bool) -> None:
+def show(result: Result, debug: bool) -> None:
     """Metrics, then findings, worst first; what the stage's own summary shows by part stands there only."""
     metrics = {name: value for name, value in result.metrics().items() if name not in result.shares}
     summary = result.report.tables.get("summary")
