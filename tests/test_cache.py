@@ -22,7 +22,7 @@ from harness.measuring.clock import Clock
 from harness.measuring.cost import Cost
 from harness.running import cache, code
 from harness.running.records import read_records, write_records
-from harness.stage import BadInput, Params, Records, Stage
+from harness.stage import BadInput, Params, Records
 
 RECORDS = Records(
     pd.DataFrame({"group": ["a"], "ecs_0_0": [0.5]}), Cost.of([Clock().lap()], "bench", "cpu"), {"counts": {}}
@@ -57,21 +57,6 @@ def test_records_are_found_under_the_key_they_were_kept_by(tmp_path: Path, monke
     assert cache.find("abd") is None
     (tmp_path / "kept" / "abc.parquet").write_bytes(b"torn")
     assert cache.find("abc") is None  # to be made again, not to stand in the way
-
-
-@pytest.mark.filterwarnings("ignore:Pydantic serializer")
-@pytest.mark.parametrize(
-    ("stage", "setting"),
-    [(stage, name) for stage in STAGES for name in stage.infer_params.model_fields],
-    ids=lambda each: getattr(each, "name", each),
-)
-def test_the_key_changes_with_every_inference_setting(stage: Stage[Any, Any], setting: str) -> None:
-    def key(params: Params) -> str:
-        return cache.key(stage, params, {}, 0, {})
-
-    params = stage.infer_params()
-    assert key(params) == key(stage.infer_params())
-    assert key(params.model_copy(update={setting: "another"})) != key(params)
 
 
 @pytest.mark.parametrize(

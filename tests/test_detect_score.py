@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from experiments import STAGES
 from experiments.detect import DETECT
 from experiments.detect.scoring.detectors import FITS, SCORE, Fitted, Responses, read_responses, rule
 from experiments.detect.scoring.params import DetectScore
@@ -22,8 +18,7 @@ from experiments.detect.scoring.released import read_released
 from experiments.judging import out_of_fold
 from experiments.statistics import best_f1_threshold
 from harness.running.audit import audit
-from harness.running.settings import RunOptions
-from harness.stage import Audited, BadInput, Records, Report, Stage
+from harness.stage import Audited, BadInput, Records, Report
 
 SCORERS = ("linear", "logistic", "ensemble")
 
@@ -322,43 +317,3 @@ def test_a_label_that_follows_the_length_is_exposed_by_the_length_baseline(sign:
 
 
 # --- what a stage promises -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("protocol", ["crossfit", "published"])
-@pytest.mark.parametrize("scorer", SCORERS)
-def test_every_figure_reported_is_a_declared_metric_and_defined_or_not_but_never_both(
-    protocol: str, scorer: str
-) -> None:
-    frame = made().assign(task=lambda frame: frame["source"].str[-1])
-    report = score(frame, protocol=protocol, scorer=scorer, folds=2)
-    declared = {metric.name for metric in DETECT.metrics}
-    named = {name.partition("/")[0].removesuffix("_low").removesuffix("_high") for name in report.metrics}
-    assert named <= declared
-    assert declared - {"auc_in_task"} <= report.metrics.keys() | report.undefined.keys()
-    assert not report.metrics.keys() & report.undefined.keys()
-    assert {metric.baseline_of for metric in DETECT.metrics} - {None} <= declared
-
-
-def test_figures_are_drawn_without_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    figures = score(made()).figures
-    assert figures.keys() == {"roc", "precision_recall", "scores", "auc_by_head_and_layer"}
-    for draw in figures.values():
-        image = io.BytesIO()
-        draw().savefig(image, format="png", dpi=30)
-        assert image.getvalue().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_settings_are_unique_described_bounded_and_valid_by_default(stage: Stage[Any, Any]) -> None:
-    models = (stage.infer_params, stage.score_params, RunOptions)
-    names = [name for model in models for name in model.model_fields]
-    assert sorted(names) == sorted(set(names))
-    for model in models:
-        assert model.model_validate(model().model_dump()) == model()
-        for name, schema in model.model_json_schema()["properties"].items():
-            assert schema.get("description"), name
-            for kind in schema.get("anyOf", [schema]):
-                if kind.get("type") in ("integer", "number"):
-                    assert kind.keys() & {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}, name

@@ -321,16 +321,6 @@ def test_tags_are_distinct() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.tag)
-def test_what_a_profile_sets_is_a_setting_of_that_stage_and_valid_there(profile: Profile) -> None:
-    stages = {stage.name: stage for stage in STAGES}
-    for name, defaults in profile.defaults.items():
-        models: tuple[Any, ...] = (stages[name].infer_params, stages[name].score_params)
-        for field, value in defaults.items():
-            (model,) = [model for model in models if field in model.model_fields]
-            assert getattr(model.model_validate({field: value}), field) == value
-
-
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.tag)
 def test_what_has_been_published_is_of_a_stage_of_ours_and_says_its_source(profile: Profile) -> None:
     for published in profile.published:
         assert published.stage in PLANNED

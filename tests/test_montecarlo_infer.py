@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,10 +25,8 @@ from experiments.montecarlo.inference import compute, images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
 from harness.measuring.cost import Cost
 from harness.running import hardware, run
-from harness.running.records import read_records
 from harness.running.settings import resolve
 from harness.stage import BadInput
-from tests.tiny import new_store
 
 COUNT = 6
 
@@ -355,26 +350,6 @@ def test_the_stage_computes_what_a_plain_loop_over_the_same_masks_does(folder: P
 # ---- what must not matter ----
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"batch_images": 1},
-        {"batch_images": 4},
-        {"trunk": "every_pass"},
-        {"decoders": 1},
-        {"pixels": "mmap"},
-        {"workers": 2},
-    ],
-    ids=str,
-)
-def test_numbers_do_not_depend_on(change: dict[str, Any], folder: Path) -> None:
-    given = {"images": folder, "sites": "last-2", "attention": "split"}
-    ours, theirs = rows(**given), rows(**given, **change)
-    assert ours[["image", "trial", "passes"]].equals(theirs[["image", "trial", "passes"]])
-    exact = change.keys() & {"decoders", "pixels", "workers"}
-    require_alike(ours, theirs, 1e-12 if exact else 1e-4)
-
-
 def test_a_smaller_number_of_passes_is_the_first_passes_of_a_larger(folder: Path) -> None:
     both, small = rows(images=folder, passes="2,5"), rows(images=folder, passes="2")
     assert len(both) == 2 * len(small)
@@ -442,30 +417,6 @@ def test_a_run_that_is_interrupted_goes_on_and_gives_the_same_records(
     pd.testing.assert_frame_equal(again, whole)
 
 
-def test_sigkill_costs_one_batch_and_the_same_command_gives_the_records_of_an_undisturbed_run(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"images": folder, "batch_images": "2", "mc_trials": "100", "passes": "2,9"}
-    whole = rows(**settings)
-    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
-    typed = settings | {"ablation": "0", "dropout": "0.1"}
-    words = [word for name, value in typed.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "harness", "montecarlo", *words]
-    process = subprocess.Popen(command, cwd=Path(run.__file__).parents[2], stderr=subprocess.DEVNULL)
-    try:
-        while len(list((tmp_path / "cache").glob("*.journal/*.arrow"))) < 5:
-            assert process.poll() is None
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-    resumed = execute(**settings | {"cache": "use"}).records
-    pd.testing.assert_frame_equal(resumed.frame, whole)
-    assert resumed.cost is not None
-    assert (resumed.cost.sessions, resumed.cost.batches) == (2, 300)
-
-
 @pytest.mark.parametrize("raised", [TypeError("Missing dimensions"), IndexError(), KeyError("x"), OSError("truncated")])
 def test_whatever_a_damaged_file_makes_the_decoder_raise_the_others_are_computed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
@@ -499,12 +450,6 @@ def test_records_hold_the_plain_embedding_a_thumbnail_and_the_zero_shot_answer(f
     assert isinstance(cost, Cost)
     assert cost.samples == (COUNT + 4) * 2 * 5  # images x passes
     assert result.report.figures["images"]() is not None
-
-
-def test_records_survive_the_disk(folder: Path, tmp_path: Path) -> None:
-    result = execute(images=folder, save_records=tmp_path / "records.parquet")
-    again = read_records(tmp_path / "records.parquet")
-    assert MONTECARLO.score(again, result.plan.score).metrics == result.report.metrics
 
 
 def test_images_without_classes_have_no_answer(folder: Path, tmp_path: Path) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
 from scipy.stats import spearmanr
 
 from experiments.montecarlo import MONTECARLO
@@ -179,15 +175,6 @@ def test_the_interval_of_the_icc_holds_it_and_narrows_with_more_images() -> None
 # ---- what a report holds ----
 
 
-def test_every_figure_is_a_declared_metric_and_defined_or_not_but_never_both() -> None:
-    frame = made()
-    for report in (score(frame), score(made(labels=False))):
-        declared = {metric.name for metric in MONTECARLO.metrics}
-        named = {name.partition("/")[0] for name in {*report.metrics, *report.undefined}}
-        assert {name for name in named if not name.endswith(("_low", "_high"))} == declared
-        assert not report.metrics.keys() & report.undefined.keys()
-
-
 def test_without_labels_validity_is_undefined_and_reliability_is_not() -> None:
     report = score(made(labels=False))
     assert report.undefined["auroc_error"] == report.undefined["accuracy"] == "the images have no labels"
@@ -242,16 +229,6 @@ def test_ablation_counts_the_images_that_grow_less_certain() -> None:
     sharper = some.assign(variant=BLURRED, u_trace_post=some["u_trace_post"] / 2)
     assert "ablation_not_seen" in findings(pd.concat([frame, sharper], ignore_index=True))
     assert "ablation_not_seen" not in findings(pd.concat([frame, blur], ignore_index=True))
-
-
-def test_the_order_of_rows_changes_nothing() -> None:
-    frame = made()
-    shuffled = frame.sample(frac=1, random_state=0)
-    ours, theirs = score(frame).metrics, score(shuffled).metrics
-    resampled = {name for name in ours if name.endswith(("_low", "_high"))}  # drawn by an image's place
-    assert theirs.keys() == ours.keys()
-    for name in ours.keys() - resampled:
-        assert theirs[name] == pytest.approx(ours[name], abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -320,20 +297,6 @@ def test_a_split_parts_no_image_spreads_the_classes_and_does_not_follow_the_answ
     assert others is not None
     assert set(others.frame["image"]) == set(held.frame["image"])
     assert MONTECARLO.held_out(seen, held, MontecarloScore()).metrics == score(held.frame).metrics
-
-
-def test_figures_are_drawn_without_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(matplotlib, "pyplot", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(stream, "PNG")
-    frame = made(images=7).assign(thumbnail=stream.getvalue(), predicted_class="a", **{"class": "b"})
-    figures = score(frame).figures
-    assert figures.keys() == {"scaling", "trials", "images", "error_rate", "roc", "precision_recall"}
-    for draw in figures.values():
-        image = io.BytesIO()
-        draw().savefig(image, format="png", dpi=30)
-        assert image.getvalue().startswith(b"\x89PNG")
 
 
 def save(path: Path, shape: tuple[int, ...] = (3, 5), **more: Any) -> Path:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -89,13 +86,6 @@ def test_the_built_in_cross_encoder_knows_its_world() -> None:
 
 
 # ---- records do not depend on how they were computed ----
-
-
-@pytest.mark.parametrize(
-    "settings", [{"batch_size": 1, "nli_batch": 1}, {"batch_size": 3, "nli_batch": 500}, {"detector_workers": 3}]
-)
-def test_records_depend_neither_on_batches_nor_on_workers(reference: pd.DataFrame, settings: dict[str, int]) -> None:
-    pd.testing.assert_frame_equal(execute(**settings).records.frame, reference, rtol=0, atol=1e-5)
 
 
 def test_pairs_in_buckets_are_judged_as_one_at_a_time() -> None:
@@ -222,29 +212,6 @@ def test_an_interrupted_run_goes_on_with_the_chunk_it_was_in(
     assert found.records.cost.sessions == 2
     assert {"generation", "lexical", "nli", "string", "detectors"} == set(found.records.cost.part_seconds)
     assert found.metrics()["seconds_per_1000/nli"] > 0
-
-
-def test_sigkill_costs_one_chunk_and_the_same_command_gives_the_records_of_an_undisturbed_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"batch_size": 1}
-    whole = execute(**settings, cache="off").records.frame
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tiny.new_store(tmp_path))
-    typed = {"limit": QUESTIONS, "folds": 2, **settings}
-    words = [word for name, value in typed.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "harness", "rag", *words]
-    process = subprocess.Popen(command, cwd=Path(run.__file__).parents[2], stderr=subprocess.DEVNULL)
-    try:
-        while len(list((tmp_path / "cache").glob("*.journal/*.arrow"))) < 2:
-            assert process.poll() is None
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-    resumed = execute(**settings).records
-    pd.testing.assert_frame_equal(resumed.frame, whole, check_exact=True)
-    assert resumed.cost is not None
-    assert (resumed.cost.sessions, resumed.cost.batches) == (2, 6)
 
 
 def test_a_run_whose_judge_fails_ends_and_goes_on_without_asking_again(server: Endpoint) -> None:
