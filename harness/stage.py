@@ -203,6 +203,11 @@ class Check:
         return (Finding(level, self.code, message) for level, message in self.rule(audited))
 
 
+def check(title: str, mend: str) -> Callable[[Callable[[Audited], Iterable[Doubt]]], Check]:
+    """Make a check of the rule that follows, whose name is its code."""
+    return lambda rule: Check(rule.__name__, title, mend, rule)
+
+
 Progress = Callable[..., AbstractContextManager[Callable[..., object]]]
 
 

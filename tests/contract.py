@@ -19,7 +19,7 @@ from harness.running import cache, code, hardware, run
 from harness.running.checks import CHECKS
 from harness.running.records import read_records, require_sound, write_records
 from harness.running.settings import RunOptions, resolve
-from harness.stage import BadInput, Params, Records, Report, Stage
+from harness.stage import BadInput, Check, Params, Records, Report, Stage
 from harness.sweeping import space
 from tests.examples import EXAMPLES, Example
 
@@ -305,6 +305,9 @@ class StageContract:
         checks = [*CHECKS, *stage.checks()]
         assert len({check.code for check in checks}) == len(checks)
         assert all(check.title and check.mend for check in checks)
+        modules = [sys.modules[check.rule.__module__] for check in checks]
+        written = {value.code for module in modules for value in vars(module).values() if isinstance(value, Check)}
+        assert written == {check.code for check in checks}, "a check is written and not asked"
         assert {finding.code for finding in result.findings} <= {check.code for check in checks} | {"no_trace"}
 
 

@@ -437,17 +437,6 @@ def process(*words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_help_needs_neither_mlflow_nor_torch() -> None:
-    code = (
-        "import sys; from harness.__main__ import main\n"
-        "try: main(['detect', '--help'])\n"
-        "finally: print({'mlflow', 'torch', 'transformers'} & set(sys.modules), file=sys.stderr)"
-    )
-    out, err = process("-c", code).communicate()
-    assert "--top-n INT" in out
-    assert err == "set()\n"
-
-
 def test_stages_and_the_audit_come_without_what_only_their_work_needs() -> None:
     names = "pandas", "numpy", "scipy", "sklearn"
     code = f"import sys, experiments, harness.running.audit; print(set({names}) & set(sys.modules))"

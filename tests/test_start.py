@@ -45,7 +45,6 @@ def test_what_may_be_typed_is_known_without_a_large_package(module: str) -> None
     assert not loaded(f"import {module}") & LARGE
 
 
-@pytest.mark.xfail(reason="stages still load what scores them", strict=True)
 @pytest.mark.parametrize("words", ["--help", "detect --help", "sweep rag --help", "--version"])
 def test_help_loads_no_large_package(words: str) -> None:
     assert not loaded(COMMAND.format(words=words.split())) & LARGE

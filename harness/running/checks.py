@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from harness.stage import Audited, Check, Doubt, some
+from harness.stage import Audited, Doubt, check, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,14 +17,15 @@ _MANY_ERRORS = 0.1
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
-def _headline_undefined(audited: Audited) -> Iterator[Doubt]:
+@check("the headline metric could not be computed", "give it other data, or more of them")
+def headline_undefined(audited: Audited) -> Iterator[Doubt]:
     headline = audited.stage.metrics[0].name
     if reason := audited.report.undefined.get(headline):
         yield "fail", f"{headline} is undefined: {reason}; it takes other data, or more of them"
 
 
-def _undefined(audited: Audited) -> Iterator[Doubt]:
-    """What could not be computed is named, never replaced."""
+@check("other metrics could not be computed", "leave them out of any table: undefined is not 0")
+def undefined(audited: Audited) -> Iterator[Doubt]:
     names_by_reason: dict[str, list[str]] = {}
     for name, reason in audited.report.undefined.items():
         if name != audited.stage.metrics[0].name:
@@ -34,7 +35,11 @@ def _undefined(audited: Audited) -> Iterator[Doubt]:
         yield "info", f"not computed: {told}; leave them out of any table, they are not 0"
 
 
-def _polarity_inverted(audited: Audited) -> Iterator[Doubt]:
+@check(
+    "the headline lies below chance with its whole interval",
+    "turn the score or the labels round, after a look",
+)
+def polarity_inverted(audited: Audited) -> Iterator[Doubt]:
     headline, metrics = audited.stage.metrics[0], audited.report.metrics
     high = metrics.get(f"{headline.name}_high")
     if headline.chance is not None and high is not None and high < headline.chance:
@@ -45,11 +50,13 @@ def _polarity_inverted(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _gate_failed(audited: Audited) -> Iterator[Doubt]:
+@check("a metric is below what makes a result of any use", "average over more repetitions, or use other data")
+def gate_failed(audited: Audited) -> Iterator[Doubt]:
     return (("fail", message) for failed, message in _below_gate(audited) if failed)
 
 
-def _gate_marginal(audited: Audited) -> Iterator[Doubt]:
+@check("a metric is below what makes a result usable", "average over more repetitions, or use other data")
+def gate_marginal(audited: Audited) -> Iterator[Doubt]:
     return (("warn", message) for failed, message in _below_gate(audited) if not failed)
 
 
@@ -68,7 +75,8 @@ def _below_gate(audited: Audited) -> Iterator[tuple[bool, str]]:
         )
 
 
-def _confounded(audited: Audited) -> Iterator[Doubt]:
+@check("the result vanishes inside groups in which a confounder is constant", "quote the figure inside the groups")
+def confounded(audited: Audited) -> Iterator[Doubt]:
     metrics = audited.report.metrics
     for metric in (metric for metric in audited.stage.metrics if metric.within_of):
         whole = str(metric.within_of)
@@ -90,7 +98,8 @@ def _confounded(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-def _trivial_baseline(audited: Audited) -> Iterator[Doubt]:
+@check("a trivial predictor is as good as the result", "quote both, and claim no more than that")
+def trivial_baseline(audited: Audited) -> Iterator[Doubt]:
     for name, value, baseline, trivial, summary in _baselines(audited):
         if trivial >= value:
             yield (
@@ -100,7 +109,8 @@ def _trivial_baseline(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-def _baseline_in_interval(audited: Audited) -> Iterator[Doubt]:
+@check("a trivial predictor lies inside the interval of the result", "score more data")
+def baseline_in_interval(audited: Audited) -> Iterator[Doubt]:
     for name, value, baseline, trivial, _ in _baselines(audited):
         low = audited.report.metrics.get(f"{name}_low")
         if low is not None and low <= trivial < value:
@@ -120,7 +130,8 @@ def _baselines(audited: Audited) -> Iterator[tuple[str, float, str, float, str]]
             yield name, value, baseline.name, trivial, baseline.summary
 
 
-def _chance_in_interval(audited: Audited) -> Iterator[Doubt]:
+@check("the interval of the headline holds chance", "score more data")
+def chance_in_interval(audited: Audited) -> Iterator[Doubt]:
     headline = audited.stage.metrics[0]
     for low, high in _headline_interval(audited):
         if headline.chance is not None and low <= headline.chance <= high:
@@ -131,7 +142,8 @@ def _chance_in_interval(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-def _interval_wide(audited: Audited) -> Iterator[Doubt]:
+@check(f"the interval of the headline is wider than {WIDE}", "score more data before configurations are compared")
+def interval_wide(audited: Audited) -> Iterator[Doubt]:
     for low, high in _headline_interval(audited):
         if high - low > WIDE:
             yield (
@@ -151,7 +163,8 @@ def _headline_interval(audited: Audited) -> Iterator[tuple[float, float]]:
 # --- features and rows -----------------------------------------------------------------------------------------------
 
 
-def _feature_out_of_range(audited: Audited) -> Iterator[Doubt]:
+@check("features have values that their definition rules out", "look at how they were computed, and in which precision")
+def feature_out_of_range(audited: Audited) -> Iterator[Doubt]:
     for columns, low, high in _features(audited):
         tolerance = 1e-6 * max(1.0, abs(low))
         outside = (columns < low - tolerance) | (columns > high + tolerance)
@@ -164,7 +177,8 @@ def _feature_out_of_range(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-def _feature_constant(audited: Audited) -> Iterator[Doubt]:
+@check("a feature has the same value in every row", "look at how it was computed")
+def feature_constant(audited: Audited) -> Iterator[Doubt]:
     constant: dict[str, None] = {}
     for columns, _, _ in _features(audited):
         if len(columns) > 1:
@@ -182,11 +196,13 @@ def _features(audited: Audited) -> Iterator[tuple[pd.DataFrame, float, float]]:
             yield columns, low, high
 
 
-def _failures_scored(audited: Audited) -> Iterator[Doubt]:
+@check("rows that failed have scores nevertheless", "leave them missing, with the reason in `error`")
+def failures_scored(audited: Audited) -> Iterator[Doubt]:
     return _scored(audited, "that failed", lambda failed: failed)
 
 
-def _empty_scored(audited: Audited) -> Iterator[Doubt]:
+@check("rows with nothing to judge by have scores nevertheless", "leave them missing, with the reason in `error`")
+def empty_scored(audited: Audited) -> Iterator[Doubt]:
     frame = audited.records.frame
     if "evidence" in frame:
         empty = frame["evidence"] == 0
@@ -213,7 +229,8 @@ def _scored(audited: Audited, which: str, rows: Callable[[pd.Series[bool]], pd.S
         )
 
 
-def _failures(audited: Audited) -> Iterator[Doubt]:
+@check("rows could not be observed, in all or by one kind of feature", "mend the cause and run again")
+def failures(audited: Audited) -> Iterator[Doubt]:
     for name, failed in _failed(audited).items():
         if count := int(failed.sum()):
             share, reasons = count / len(failed), audited.records.frame[name][failed].value_counts()
@@ -233,11 +250,13 @@ def _failed(audited: Audited) -> pd.DataFrame:
 # --- inputs and cost -------------------------------------------------------------------------------------------------
 
 
-def _inputs_errors(audited: Audited) -> Iterator[Doubt]:
+@check("inputs could not be read or worked on", "mend them, if they are many")
+def inputs_errors(audited: Audited) -> Iterator[Doubt]:
     return _inputs_lost(audited, "errors")
 
 
-def _inputs_skipped(audited: Audited) -> Iterator[Doubt]:
+@check("inputs were skipped", "mend them, if they are many")
+def inputs_skipped(audited: Audited) -> Iterator[Doubt]:
     return _inputs_lost(audited, "skipped")
 
 
@@ -250,8 +269,8 @@ def _inputs_lost(audited: Audited, name: str) -> Iterator[Doubt]:
         )
 
 
-def _inputs_truncated(audited: Audited) -> Iterator[Doubt]:
-    """What was counted as `*_cut` or `cut_*`."""
+@check("inputs or answers were cut", "compare with a longer limit")
+def inputs_truncated(audited: Audited) -> Iterator[Doubt]:
     counts, total = _inputs(audited)
     for name, cut in counts.items():
         if cut and (name.endswith("_cut") or name.startswith("cut_")):
@@ -265,13 +284,14 @@ def _inputs(audited: Audited) -> tuple[dict[str, int], int]:
     return counts, max(1, counts.get("kept", len(audited.records.frame)))
 
 
-def _cost_unknown(audited: Audited) -> Iterator[Doubt]:
+@check("the records came without a cost", "infer them to have one")
+def cost_unknown(audited: Audited) -> Iterator[Doubt]:
     if audited.records.cost is None:
         yield "info", "the records came without a cost, so none is reported; infer them to have one"
 
 
-def _cost_replayed(audited: Audited) -> Iterator[Doubt]:
-    """A replay measures nothing: its speed and memory are those of the run that made the records."""
+@check("speed and memory are those of an earlier run", "measure again with cache=refresh")
+def cost_replayed(audited: Audited) -> Iterator[Doubt]:
     if audited.replayed and (cost := audited.records.cost):
         yield (
             "info",
@@ -283,84 +303,24 @@ def _cost_replayed(audited: Audited) -> Iterator[Doubt]:
 # --- the table, in the order of what is asked ------------------------------------------------------------------------
 
 CHECKS = (
-    Check(
-        "headline_undefined", "the headline metric could not be computed",
-        "give it other data, or more of them", _headline_undefined,
-    ),
-    Check(
-        "undefined", "other metrics could not be computed",
-        "leave them out of any table: undefined is not 0", _undefined,
-    ),
-    Check(
-        "feature_out_of_range", "features have values that their definition rules out",
-        "look at how they were computed, and in which precision", _feature_out_of_range,
-    ),
-    Check(
-        "feature_constant", "a feature has the same value in every row",
-        "look at how it was computed", _feature_constant,
-    ),
-    Check(
-        "failures_scored", "rows that failed have scores nevertheless",
-        "leave them missing, with the reason in `error`", _failures_scored,
-    ),
-    Check(
-        "empty_scored", "rows with nothing to judge by have scores nevertheless",
-        "leave them missing, with the reason in `error`", _empty_scored,
-    ),
-    Check(
-        "polarity_inverted", "the headline lies below chance with its whole interval",
-        "turn the score or the labels round, after a look at a few rows", _polarity_inverted,
-    ),
-    Check(
-        "gate_failed", "a metric is below what makes a result of any use",
-        "average over more repetitions, or use other data", _gate_failed,
-    ),
-    Check(
-        "gate_marginal", "a metric is below what makes a result usable",
-        "average over more repetitions, or use other data", _gate_marginal,
-    ),
-    Check(
-        "confounded", "the result vanishes inside groups in which a confounder is constant",
-        "quote the figure inside the groups", _confounded,
-    ),
-    Check(
-        "trivial_baseline", "a trivial predictor is as good as the result",
-        "quote both, and claim no more than that", _trivial_baseline,
-    ),
-    Check(
-        "baseline_in_interval", "a trivial predictor lies inside the interval of the result",
-        "score more data", _baseline_in_interval,
-    ),
-    Check(
-        "chance_in_interval", "the interval of the headline holds chance",
-        "score more data", _chance_in_interval,
-    ),
-    Check(
-        "interval_wide", f"the interval of the headline is wider than {WIDE}",
-        "score more data before configurations are compared", _interval_wide,
-    ),
-    Check(
-        "failures", "rows could not be observed, in all or by one kind of feature",
-        "mend the cause and run again", _failures,
-    ),
-    Check(
-        "inputs_errors", "inputs could not be read or worked on",
-        "mend them, if they are many", _inputs_errors,
-    ),
-    Check(
-        "inputs_skipped", "inputs were skipped",
-        "mend them, if they are many", _inputs_skipped,
-    ),
-    Check(
-        "inputs_truncated", "inputs or answers were cut",
-        "compare with a longer limit", _inputs_truncated,
-    ),
-    Check(
-        "cost_unknown", "the records came without a cost",
-        "infer them to have one", _cost_unknown,
-    ),
-    Check(
-        "cost_replayed", "speed and memory are those of an earlier run",
-        "measure again with cache=refresh", _cost_replayed,
-    ),
-)  # fmt: skip
+    headline_undefined,
+    undefined,
+    feature_out_of_range,
+    feature_constant,
+    failures_scored,
+    empty_scored,
+    polarity_inverted,
+    gate_failed,
+    gate_marginal,
+    confounded,
+    trivial_baseline,
+    baseline_in_interval,
+    chance_in_interval,
+    interval_wide,
+    failures,
+    inputs_errors,
+    inputs_skipped,
+    inputs_truncated,
+    cost_unknown,
+    cost_replayed,
+)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any
 
 from scipy.stats import norm
 
 from experiments import statistics
-from harness.stage import Audited, Check, Doubt
+from harness.stage import Audited, Check, Doubt, check
 
 _SMALL = 0.01  # a shift of ECS, or a share of PKS, that is small beside what tells spans apart
 _SAME = 1e-5
@@ -20,7 +19,8 @@ def checks() -> tuple[Check, ...]:
     return CHECKS
 
 
-def _in_sample(audited: Audited) -> Iterator[Doubt]:
+@check("the protocol chooses and judges on the same responses", "quote auc_out_of_fold, or run protocol=crossfit")
+def in_sample(audited: Audited) -> Iterator[Doubt]:
     if audited.params.protocol == "published":
         yield (
             "warn",
@@ -52,7 +52,8 @@ def _uninformative(audited: Audited, kind: str, weight: str) -> Iterator[Doubt]:
         )
 
 
-def _part_beats_whole(audited: Audited) -> Iterator[Doubt]:
+@check("ECS or PKS alone is as good as their combination", "use other weights, or that part alone")
+def part_beats_whole(audited: Audited) -> Iterator[Doubt]:
     metrics = audited.report.metrics
     if audited.params.alpha == 0 or audited.params.m == 0:
         return
@@ -65,13 +66,15 @@ def _part_beats_whole(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-def _precision_unchecked(audited: Audited) -> Iterator[Doubt]:
+@check("a precision below fp32 was not compared with fp32", "see what kept it from being compared")
+def precision_unchecked(audited: Audited) -> Iterator[Doubt]:
     checked, precision = _checked(audited)
     if "skipped" in checked:
         yield "warn", f"{precision} was not compared with fp32: {checked['skipped']}"
 
 
-def _precision_changes_features(audited: Audited) -> Iterator[Doubt]:
+@check("a precision below fp32 moves ECS or PKS", "compare the AUC with that of precision=fp32")
+def precision_changes_features(audited: Audited) -> Iterator[Doubt]:
     checked, precision = _checked(audited)
     if (moved := checked.get("fp32")) is not None:
         much = moved["ecs_median"] > _SMALL or moved["pks_median"] > _SMALL
@@ -83,7 +86,8 @@ def _precision_changes_features(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _batch_changes_features(audited: Audited) -> Iterator[Doubt]:
+@check("in a precision below fp32 a response's features depend on its batch", "use precision=fp32 where that matters")
+def batch_changes_features(audited: Audited) -> Iterator[Doubt]:
     checked, precision = _checked(audited)
     if (moved := checked.get("batch")) is not None and max(moved["ecs_max"], moved["pks_max"]) > _SAME:
         yield (
@@ -94,6 +98,16 @@ def _batch_changes_features(audited: Audited) -> Iterator[Doubt]:
         )
 
 
+@check("no ECS column separates the spans", "set alpha to 0 and see whether anything is lost")
+def ecs_uninformative(audited: Audited) -> Iterator[Doubt]:
+    return _uninformative(audited, "ecs", "alpha")
+
+
+@check("no PKS column separates the spans", "set m to 0 and see whether anything is lost")
+def pks_uninformative(audited: Audited) -> Iterator[Doubt]:
+    return _uninformative(audited, "pks", "m")
+
+
 def _checked(audited: Audited) -> tuple[Mapping[str, Any], str | None]:
     """What was computed again on the few responses looked at, and the precision that it is compared with."""
     origin = audited.records.origin
@@ -101,32 +115,11 @@ def _checked(audited: Audited) -> tuple[Mapping[str, Any], str | None]:
 
 
 CHECKS = (
-    Check(
-        "in_sample", "the protocol chooses and judges on the same responses",
-        "quote auc_out_of_fold, or run protocol=crossfit", _in_sample,
-    ),
-    Check(
-        "ecs_uninformative", "no ECS column separates the spans",
-        "set alpha to 0 and see whether anything is lost", partial(_uninformative, kind="ecs", weight="alpha"),
-    ),
-    Check(
-        "pks_uninformative", "no PKS column separates the spans",
-        "set m to 0 and see whether anything is lost", partial(_uninformative, kind="pks", weight="m"),
-    ),
-    Check(
-        "part_beats_whole", "ECS or PKS alone is as good as their combination",
-        "use other weights, or that part alone", _part_beats_whole,
-    ),
-    Check(
-        "precision_unchecked", "a precision below fp32 was not compared with fp32",
-        "see what kept it from being compared", _precision_unchecked,
-    ),
-    Check(
-        "precision_changes_features", "a precision below fp32 moves ECS or PKS",
-        "compare the AUC with that of precision=fp32", _precision_changes_features,
-    ),
-    Check(
-        "batch_changes_features", "in a precision below fp32 a response's features depend on its batch",
-        "use precision=fp32 where that matters", _batch_changes_features,
-    ),
-)  # fmt: skip
+    in_sample,
+    ecs_uninformative,
+    pks_uninformative,
+    part_beats_whole,
+    precision_unchecked,
+    precision_changes_features,
+    batch_changes_features,
+)

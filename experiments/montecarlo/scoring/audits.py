@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED
 from experiments.montecarlo.scoring.metrics import STATUSES
-from harness.stage import Audited, Check, Doubt
+from harness.stage import Audited, Check, Doubt, check
 
 _GAP = 0.1  # of a predicted ICC from that of actual passes
 _NAMED = 5
@@ -21,7 +20,8 @@ def checks() -> tuple[Check, ...]:
     return CHECKS
 
 
-def _passes_needed(audited: Audited) -> Iterator[Doubt]:
+@check("the gate is missed, and passes may mend that", "set passes to what is predicted")
+def passes_needed(audited: Audited) -> Iterator[Doubt]:
     metrics = audited.report.metrics
     if metrics.get("gate", _USABLE) < _USABLE:
         predicted = metrics.get("passes_predicted")
@@ -29,8 +29,8 @@ def _passes_needed(audited: Audited) -> Iterator[Doubt]:
         yield "info", f"{advice} predicted to pass the gate with {audited.params.statistic}; set passes"
 
 
-def _reliable_not_valid(audited: Audited) -> Iterator[Doubt]:
-    """Trials may agree perfectly on something that has nothing to do with error."""
+@check("trials agree on something that does not predict error", "do not use it to reject images")
+def reliable_not_valid(audited: Audited) -> Iterator[Doubt]:
     metrics = audited.report.metrics
     low = metrics.get("auroc_error_low")
     if metrics.get("gate") == _USABLE and low is not None and low <= 0.5:
@@ -41,8 +41,8 @@ def _reliable_not_valid(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _ablation_not_seen(audited: Audited) -> Iterator[Doubt]:
-    """An uncertainty about what an image shows should grow when the image shows less."""
+@check("the uncertainty does not grow where an image shows less", "do not read it as how much of an image can be seen")
+def ablation_not_seen(audited: Audited) -> Iterator[Doubt]:
     for variant in (BLURRED, DOWNSAMPLED):
         grows, p = (audited.report.metrics.get(f"{name}/{variant}") for name in ("grows", "wilcoxon_p"))
         if grows is not None and p is not None and p > _CHANCE:
@@ -53,8 +53,8 @@ def _ablation_not_seen(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-def _prediction_missed(audited: Audited) -> Iterator[Doubt]:
-    """Spearman-Brown assumes passes that are alike; actual prefixes show whether that holds."""
+@check("the ICC predicted for more passes is not that of actual ones", "choose the number of passes by actual prefixes")
+def prediction_missed(audited: Audited) -> Iterator[Doubt]:
     gap = audited.report.metrics.get("prediction_gap")
     if gap is not None and gap > _GAP:
         yield (
@@ -63,8 +63,8 @@ def _prediction_missed(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _precision_changes_uncertainty(audited: Audited) -> Iterator[Doubt]:
-    """The rounding of a precision below fp32 adds a variance of its own."""
+@check("a precision below fp32 moves the uncertainty", "compare the ICC with that of precision=fp32")
+def precision_changes_uncertainty(audited: Audited) -> Iterator[Doubt]:
     origin = audited.records.origin
     if checked := origin.get("checked"):
         much = max(checked["trace_pre"], checked["trace_post"]) > _MOVED
@@ -76,7 +76,8 @@ def _precision_changes_uncertainty(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _images_broken(audited: Audited) -> Iterator[Doubt]:
+@check("images could not be read", "replace or remove them")
+def images_broken(audited: Audited) -> Iterator[Doubt]:
     if broken := audited.records.origin.get("broken"):
         named = "; ".join(f"{name}: {why}" for name, why in list(broken.items())[:_NAMED])
         more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
@@ -89,50 +90,36 @@ def _images_counted(audited: Audited, name: str, what: str) -> Iterator[Doubt]:
         yield "info", f"{count} images {what}"
 
 
-def _pixels_moved(audited: Audited) -> Iterator[Doubt]:
-    """Pixels that do not fit where they are fastest cost time, never accuracy."""
+@check("images hold more than one frame", "cut them up to have the others")
+def images_animated(audited: Audited) -> Iterator[Doubt]:
+    return _images_counted(
+        audited, "animated", "hold more than one frame; only the first was looked at: cut them up to have the others"
+    )
+
+
+@check("images have 16 bits a channel", "scale them if the lower eight matter")
+def images_sixteen_bit(audited: Audited) -> Iterator[Doubt]:
+    return _images_counted(
+        audited,
+        "sixteen_bit",
+        "have 16 bits a channel; the upper eight were looked at: scale them if the lower ones matter",
+    )
+
+
+@check("pixels did not fit where they are fastest", "make room, or set pixels")
+def pixels_moved(audited: Audited) -> Iterator[Doubt]:
     if why := audited.records.origin.get("pixels_moved"):
         yield "info", why
 
 
-_FRAMES = "hold more than one frame; only the first was looked at: cut them up to have the others"
-_UPPER = "have 16 bits a channel; the upper eight were looked at: scale them if the lower ones matter"
-
 CHECKS = (
-    Check(
-        "passes_needed", "the gate is missed, and passes may mend that",
-        "set passes to what is predicted", _passes_needed,
-    ),
-    Check(
-        "reliable_not_valid", "trials agree on something that does not predict error",
-        "do not use it to reject images", _reliable_not_valid,
-    ),
-    Check(
-        "ablation_not_seen", "the uncertainty does not grow where an image shows less",
-        "do not read it as how much of an image can be seen", _ablation_not_seen,
-    ),
-    Check(
-        "prediction_missed", "the ICC predicted for more passes is not that of actual ones",
-        "choose the number of passes by actual prefixes", _prediction_missed,
-    ),
-    Check(
-        "precision_changes_uncertainty", "a precision below fp32 moves the uncertainty",
-        "compare the ICC with that of precision=fp32", _precision_changes_uncertainty,
-    ),
-    Check(
-        "images_broken", "images could not be read",
-        "replace or remove them", _images_broken,
-    ),
-    Check(
-        "images_animated", "images hold more than one frame",
-        "cut them up to have the others", partial(_images_counted, name="animated", what=_FRAMES),
-    ),
-    Check(
-        "images_sixteen_bit", "images have 16 bits a channel",
-        "scale them if the lower eight matter", partial(_images_counted, name="sixteen_bit", what=_UPPER),
-    ),
-    Check(
-        "pixels_moved", "pixels did not fit where they are fastest",
-        "make room, or set pixels", _pixels_moved,
-    ),
-)  # fmt: skip
+    passes_needed,
+    reliable_not_valid,
+    ablation_not_seen,
+    prediction_missed,
+    precision_changes_uncertainty,
+    images_broken,
+    images_animated,
+    images_sixteen_bit,
+    pixels_moved,
+)

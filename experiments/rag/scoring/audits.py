@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from experiments.rag.detectors import DETECTORS
-from harness.stage import Audited, Check, Doubt
+from harness.stage import Audited, Check, Doubt, check
 
 _RARE = 0.1
 _CHANCE = 0.5
@@ -17,8 +17,8 @@ def checks() -> tuple[Check, ...]:
     return CHECKS
 
 
-def _nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
-    """The built-in cross-encoder has only ever read the built-in world."""
+@check("the built-in NLI judges texts that are not of the built-in world", "name a cross-encoder in nli")
+def nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
     used = audited.records.origin.get("infer", {})
     if used.get("nli") == "builtin" and used.get("dataset") not in {None, "builtin"}:
         yield (
@@ -28,7 +28,8 @@ def _nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _tier_not_achieved(audited: Audited) -> Iterator[Doubt]:
+@check("questions have too few relevant passages for their tier", "read achieved/…, or lower k")
+def tier_not_achieved(audited: Audited) -> Iterator[Doubt]:
     counts = audited.records.origin.get("counts", {})
     if missed := counts.get("too_few_relevant", 0):
         yield (
@@ -38,8 +39,8 @@ def _tier_not_achieved(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _tier_explains(audited: Audited) -> Iterator[Doubt]:
-    """Over all tiers, a score that only senses the tier looks like a detector."""
+@check("part of the AUC is telling good retrieval from bad", "quote auc_in_tier")
+def tier_explains(audited: Audited) -> Iterator[Doubt]:
     pooled, within, tier = (audited.report.metrics.get(name) for name in ("auc", "auc_in_tier", "auc_tier"))
     if pooled is not None and within is not None and tier is not None and within < pooled - 0.05:
         yield (
@@ -49,8 +50,8 @@ def _tier_explains(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _cost_of_kept_replies(audited: Audited) -> Iterator[Doubt]:
-    """A reply read from disk takes no time."""
+@check("requests were answered from replies kept earlier", "clear the cache folder's replies to measure again")
+def cost_of_kept_replies(audited: Audited) -> Iterator[Doubt]:
     if kept := audited.records.origin.get("counts", {}).get("replies_kept_before", 0):
         yield (
             "warn",
@@ -59,8 +60,8 @@ def _cost_of_kept_replies(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _abstentions(audited: Audited) -> Iterator[Doubt]:
-    """Answers that say nothing are judged by nobody."""
+@check("answers say that they do not know", "compare detectors at one rate of abstention")
+def abstentions(audited: Audited) -> Iterator[Doubt]:
     if share := audited.report.metrics.get("abstained"):
         yield (
             "warn" if share > 0.5 else "info",
@@ -69,8 +70,8 @@ def _abstentions(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _detector_inverted(audited: Audited) -> Iterator[Doubt]:
-    """A detector whose whole interval lies below chance misleads whatever it is fused with."""
+@check("a detector lies below chance with its whole interval", "leave it out, or fusion=logistic")
+def detector_inverted(audited: Audited) -> Iterator[Doubt]:
     metrics = audited.report.metrics
     for name in _SINGLE:
         if (high := metrics.get(f"auc/{name}_high")) is not None and high < _CHANCE:
@@ -81,7 +82,8 @@ def _detector_inverted(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-def _part_beats_whole(audited: Audited) -> Iterator[Doubt]:
+@check("a single detector is as good as the fusion", "use that detector, or another fusion")
+def part_beats_whole(audited: Audited) -> Iterator[Doubt]:
     metrics = audited.report.metrics
     fused = metrics.get("auc/fused")
     singles = {name: metrics[f"auc/{name}"] for name in _SINGLE if f"auc/{name}" in metrics}
@@ -95,32 +97,11 @@ def _part_beats_whole(audited: Audited) -> Iterator[Doubt]:
 
 
 CHECKS = (
-    Check(
-        "nli_knows_no_english", "the built-in NLI judges texts that are not of the built-in world",
-        "name a cross-encoder in nli", _nli_knows_no_english,
-    ),
-    Check(
-        "tier_not_achieved", "questions have too few relevant passages for their tier",
-        "read achieved/…, or lower k", _tier_not_achieved,
-    ),
-    Check(
-        "tier_explains", "part of the AUC is telling good retrieval from bad",
-        "quote auc_in_tier", _tier_explains,
-    ),
-    Check(
-        "cost_of_kept_replies", "requests were answered from replies kept earlier",
-        "clear the cache folder's replies to measure again", _cost_of_kept_replies,
-    ),
-    Check(
-        "abstentions", "answers say that they do not know",
-        "compare detectors at one rate of abstention", _abstentions,
-    ),
-    Check(
-        "detector_inverted", "a detector lies below chance with its whole interval",
-        "leave it out, or fusion=logistic", _detector_inverted,
-    ),
-    Check(
-        "part_beats_whole", "a single detector is as good as the fusion",
-        "use that detector, or another fusion", _part_beats_whole,
-    ),
-)  # fmt: skip
+    nli_knows_no_english,
+    tier_not_achieved,
+    tier_explains,
+    cost_of_kept_replies,
+    abstentions,
+    detector_inverted,
+    part_beats_whole,
+)
