@@ -59,8 +59,8 @@ class Cases(Protocol):
 
 C = TypeVar("C", bound=Cases)
 Scores = Mapping[str, NDArray[Any]]  # by name, an entry a case: higher is more positive, NaN: it could not be had
-Detector = Callable[[C], Scores]
-Fit = Callable[[C], Detector[C]]
+Scorer = Callable[[C], Scores]
+Fit = Callable[[C], Scorer[C]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Judged(Generic[C]):
 
     scores: dict[str, NDArray[Any]]
     calls: dict[str, Floats]
-    detectors: tuple[Detector[C], ...]
+    detectors: tuple[Scorer[C], ...]
 
 
 # --- protocols: who is scored by a detector that has seen what ---------------------------------------------------
@@ -103,10 +103,11 @@ def held_out(train: C, test: C, fit: Fit[C], rule: Rule) -> Judged[C]:
     scores = dict(detector(test))
     own = (scores if train is test else detector(train)) if learns else {}
     calls = {}
-    for name, threshold in rule.thresholds.items():
+    for name in rule.thresholds.keys() & scores.keys():
+        threshold = rule.thresholds[name]
         least = _best_threshold(train.labels, own[name]) if threshold is None else threshold
         calls[name] = np.where(np.isnan(scores[name]), np.nan, scores[name] >= least)
-    return Judged(scores, calls, (detector,))
+    return Judged(scores, {name: calls[name] for name in rule.thresholds if name in calls}, (detector,))
 
 
 def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
@@ -124,7 +125,8 @@ def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
         pools: dict[str, NDArray[Any]] = {}
         for rows, part in parts:
             for name, values in getattr(part, kind).items():
-                pools.setdefault(name, np.empty(len(cases.labels), values.dtype))[rows] = values
+                dtype = object if values.dtype == object else np.float64
+                pools.setdefault(name, np.full(len(cases.labels), np.nan, dtype))[rows] = values
         return pools
 
     return Judged(pooled("scores"), pooled("calls"), fitted)
@@ -178,10 +180,20 @@ class Judge(Generic[C]):
     absent: Callable[[str], str] = "no detector is called {}".format  # why there are no scores of a name
     _intervals: dict[tuple[str, Any], tuple[float, float]] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def judged(self) -> Judged[C]:
         """Scores and calls of every case."""
-        return self.judge()
+        if isinstance(self._judged_or_why_not, Undefined):
+            raise self._judged_or_why_not
+        return self._judged_or_why_not
+
+    @cached_property
+    def _judged_or_why_not(self) -> Judged[C] | Undefined:
+        """Kept either way: what cannot be learnt would be tried again for every figure."""
+        try:
+            return self.judge()
+        except Undefined as reason:
+            return reason
 
     @cached_property
     def strata(self) -> list[Any]:
@@ -291,14 +303,14 @@ class Judge(Generic[C]):
 # --- trivial detectors -------------------------------------------------------------------------------------------
 
 
-def fit_length(train: Cases) -> Detector[Any]:
+def fit_length(train: Cases) -> Scorer[Any]:
     """The length of a case, longer or shorter being worse as training says."""
     known = train.labels >= 0
     sign = 1.0 if statistics.auc(train.labels[known], train.lengths[known]) >= 0.5 else -1.0
     return lambda cases: {"length": sign * cases.lengths}
 
 
-def fit_stratum(train: Cases) -> Detector[Any]:
+def fit_stratum(train: Cases) -> Scorer[Any]:
     """The share of positives among training cases of the same stratum; of all, for one never seen."""
     words = train.words
     if train.stratum is None:
@@ -314,7 +326,7 @@ def fit_stratum(train: Cases) -> Detector[Any]:
     return lambda cases: {"stratum": pd.Series(cases.stratum).map(rates).fillna(prior).to_numpy(np.float64)}
 
 
-def picks(detectors: Sequence[Detector[Any]], chosen: Callable[[Any], Sequence[str]]) -> dict[str, float]:
+def picks(detectors: Sequence[Scorer[Any]], chosen: Callable[[Any], Sequence[str]]) -> dict[str, float]:
     """In which share of the fits each column was chosen."""
     shares: dict[str, float] = {}
     for detector in detectors:

@@ -46,7 +46,7 @@ def patients(count: int = 80, seed: int = 0, unknown: int = 0) -> Patients:
     return Patients(feature, labels, np.arange(count) // 2, stratum, rng.random(count))
 
 
-def by_mean(train: Patients) -> judging.Detector[Patients]:
+def by_mean(train: Patients) -> judging.Scorer[Patients]:
     """How far a feature lies above the mean of training: what it learns shows in every score."""
     mean = train.feature.mean()
     return lambda cases: {"score": cases.feature - mean}
@@ -103,7 +103,7 @@ def test_a_score_that_could_not_be_had_is_no_call_and_counts_nowhere() -> None:
     cases = patients()
     holes = np.arange(80) % 3 == 0
 
-    def fit(train: Patients) -> judging.Detector[Patients]:
+    def fit(train: Patients) -> judging.Scorer[Patients]:
         del train
         return lambda some: {"score": np.where(np.isin(some.feature, cases.feature[holes]), np.nan, some.feature)}
 

@@ -31,7 +31,7 @@ DETECT = Stage(
     summary="ReDeEP hallucination detection: ECS of copying heads, PKS of layers, one forward pass a response",
     package=__name__,
     packages=(
-        "accelerate", "bitsandbytes", "httpx2", "huggingface-hub", "joblib", "numpy", "pandas", "psutil", "pydantic",
+        "accelerate", "bitsandbytes", "httpx2", "huggingface-hub", "numpy", "pandas", "psutil", "pydantic",
         "pydantic-core", "safetensors", "sentence-transformers", "tokenizers", "torch", "torchvision", "transformers",
     ),
     infer_params=DetectInfer,

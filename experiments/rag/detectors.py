@@ -97,3 +97,4 @@ DETECTORS = (
         faster="in_flight",
     ),
 )
+COLOURS = {FUSED: "#222222"} | {detector.name: detector.colour for detector in DETECTORS}

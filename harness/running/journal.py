@@ -86,7 +86,9 @@ class Journal:
 
     def _note(self, path: Path) -> Any:
         try:
-            return json.loads(pa.ipc.open_file(pa.memory_map(str(path))).schema.metadata[_NOTE])
-        except (pa.ArrowException, OSError, KeyError, ValueError):
-            path.unlink()  # not a whole part: its units are computed again
+            note = json.loads(pa.ipc.open_file(pa.memory_map(str(path))).schema.metadata[_NOTE])
+            Reading(**note["reading"])
+            return note
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError):
+            path.unlink()  # not a whole part, or another version's: its units are computed again
             return None

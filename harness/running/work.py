@@ -118,10 +118,12 @@ def work(
             advance(samples_a_unit * (len(part.done) + len(part.failures)))
     with clock.spending("io"):
         known = [{_UNIT: failure.unit, **failure.row} for failure in failures if failure.row is not None]
-        frames = [each for each in (journal.frame(), pd.DataFrame(known)) if len(each)]
-        if not frames:
+        tables = [table for table in (journal.frame(), pd.DataFrame(known)) if len(table)]
+        if not tables and failures:
             raise BadInput(f"no row was had; the first failed for this reason: {failures[0].reason}")
-        frame = pd.concat(frames) if len(frames) > 1 else frames[0]
+        if not tables:
+            return pd.DataFrame(), failures
+        frame = pd.concat(tables) if len(tables) > 1 else tables[0]
         place = {unit: i for i, unit in enumerate(order)}
         frame = frame.iloc[frame.pop(_UNIT).map(place).argsort(kind="stable")].reset_index(drop=True)
     return frame, failures

@@ -126,6 +126,7 @@ def find_batch_tokens(extract_batch: Extract, sample: Encoded, device: str, max_
 
 
 def free_bytes(device: str, max_memory_gb: float | None) -> float:
+    """Memory that is free on a device, in bytes, but no more than is allowed of it."""
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
     return min(float(free), max_memory_gb * 2**30 if max_memory_gb else float("inf"))
 

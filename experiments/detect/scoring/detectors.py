@@ -237,6 +237,7 @@ def rule(params: DetectScore) -> Rule:
 
 
 def choose_heads(train: Responses, params: DetectScore) -> list[str]:
+    """The ECS columns that the settings name: the best on these spans, all, or those listed."""
     if params.heads == "auto":
         return best_columns(train.ecs, 1 - train.label, params.top_n, params)
     if params.heads == "all":

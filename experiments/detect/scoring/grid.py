@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from experiments import statistics
-from experiments.arrays import Floats, Ints
+from experiments.arrays import Bools, Floats, Ints
 from experiments.detect.scoring.detectors import (
     Responses,
     best_alpha,
@@ -30,7 +29,6 @@ from harness.stage import Records, Undefined
 
 # How many heads (0: those that the settings name) and layers are summed, alpha, m.
 Point = tuple[int, int, float | Literal["best"], float]
-Bools = NDArray[np.bool_]
 
 _CELLS = 1 << 15  # numbers worked on at once: 256 KB
 _LARGE = 2.0**64  # scores beyond it leave no bit for the label

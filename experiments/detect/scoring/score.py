@@ -65,10 +65,17 @@ def _report(judge: Judge[Responses], params: DetectScore) -> Report:
 
 
 def _measure_ranking(report: Report, judge: Judge[Responses]) -> None:
-    cases = judge.cases
+    def correlation() -> float:
+        known = judge.known(SCORE)
+        return statistics.pearson(known.scores, known.labels.astype(np.float64))
+
+    def span_auc() -> float:
+        known = judge.cases.label >= 0
+        return statistics.auc(judge.cases.label[known], np.concatenate(judge.scores("span"))[known])
+
     judge.measure_auc(report, "auc", SCORE)
-    report.measure("pcc", lambda: statistics.pearson(judge.scores(SCORE), cases.labels.astype(np.float64)))
-    report.measure("span_auc", lambda: statistics.auc(cases.label, np.concatenate(judge.scores("span"))))
+    report.measure("pcc", correlation)
+    report.measure("span_auc", span_auc)
     report.measure("auc_ecs", lambda: judge.auc("ecs"))
     report.measure("auc_pks", lambda: judge.auc("pks"))
 

@@ -32,7 +32,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Job:
+class Sampling:
     """What all units have in common; `passes` are the numbers of passes, ascending."""
 
     params: MontecarloInfer
@@ -42,25 +42,25 @@ class Job:
 
 @dataclass(frozen=True)
 class Mapped:
-    """A job whose pixels lie in a file, where every worker can look at them; sites are tried out on `pair`."""
+    """A sampling whose pixels lie in a file, where every worker can look at them; sites are tried out on `pair`."""
 
-    job: Job
+    sampling: Sampling
     file: str
     shape: tuple[int, ...]
     pair: tuple[View, ...]
 
     def load(self, device: str) -> Compute[Unit]:
         """An encoder of the worker's own, with dropout in it until the worker lets it go."""
-        model = load(self.job.params, device)
+        model = load(self.sampling.params, device)
         pixels = Pixels.mapped(self.file, self.shape, model.dtype, list(self.pair))
-        return prepare(self.job, model, pixels).compute
+        return prepare(self.sampling, model, pixels).compute
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder with dropout at the sites of a job, ready to be run on its pixels."""
+    """An encoder with dropout at the sites of a sampling, ready to be run on its pixels."""
 
-    job: Job
+    sampling: Sampling
     model: VisionModel
     dropout: Dropout
     pixels: Pixels
@@ -72,18 +72,18 @@ class Encoder:
 
     def compute(self, units: Sequence[Unit], clock: Clock) -> Iterator[Part]:
         """One part a trial; the trunk of its images is computed once, in the time of the first trial."""
-        depth = self.depth if self.job.params.trunk == "once" else 0
+        depth = self.depth if self.sampling.params.trunk == "once" else 0
         begun: dict[tuple[View, ...], passes.Batch] = {}
         for trial, some in groupby(units, key=lambda unit: unit.trial):
             of_trial = list(some)
             views = tuple(unit.view for unit in of_trial)
             names = {"image": [view.item.name for view in views], "variant": [view.variant for view in views]}
             frames = []
-            with clock.batch(samples=len(views) * self.job.passes[-1]):
+            with clock.batch(samples=len(views) * self.sampling.passes[-1]):
                 if views not in begun:
                     pixels, keys = self.pixels.batch(views, self.model), [key(name) for name in names["image"]]
                     begun = {views: passes.begin(self.model, depth, pixels, keys)}
-                computed = passes.run(self.model, self.dropout, depth, begun[views], trial, self.job.passes)
+                computed = passes.run(self.model, self.dropout, depth, begun[views], trial, self.sampling.passes)
                 for number, statistics in computed:
                     frames.append(pd.DataFrame({**names, "trial": trial, "passes": number}).join(statistics))
             done = [unit.name for unit in of_trial]
@@ -102,11 +102,11 @@ def load(params: MontecarloInfer, device: str) -> VisionModel:
     )
 
 
-def prepare(job: Job, model: VisionModel, pixels: Pixels) -> Encoder:
+def prepare(sampling: Sampling, model: VisionModel, pixels: Pixels) -> Encoder:
     """Hook dropout in, try its sites out, and compile where that is asked for."""
     tried = pixels.batch([pixels.views[0], pixels.views[min(1, len(pixels.views) - 1)]], model)
-    dropout = attach(model, job.params.sites, job.params.dropout, job.seed, tried)
-    if job.params.compile:
+    dropout = attach(model, sampling.params.sites, sampling.params.dropout, sampling.seed, tried)
+    if sampling.params.compile:
         for block in model.blocks:
             block.compile()
-    return Encoder(job, model, dropout, pixels)
+    return Encoder(sampling, model, dropout, pixels)

@@ -13,7 +13,7 @@ from experiments.models import digits
 from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images, passes, pixels
 from experiments.montecarlo.inference.check import check
-from experiments.montecarlo.inference.compute import Encoder, Job, Mapped, Unit, load, prepare
+from experiments.montecarlo.inference.compute import Encoder, Mapped, Sampling, Unit, load, prepare
 from experiments.montecarlo.inference.params import ORIGINAL, MontecarloInfer
 from experiments.montecarlo.inference.pixels import Pixels
 from harness.running.work import Runner, here, in_workers, records, work
@@ -29,7 +29,7 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         items = images.find(params.images, params.keep)
     with clock.warmup():
         model = load(params, context.device)
-    job = Job(params, context.seed, wanted)
+    sampling = Sampling(params, context.seed, wanted)
     place = params.pixels if params.workers == 1 else "mmap"  # what several processes can look at
     with ExitStack() as stack:
         with clock.spending("preprocessing"):
@@ -40,13 +40,13 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         with clock.spending("model"):
             described, plain = _describe(params, model, found)
         with clock.warmup():
-            encoder = prepare(job, model, found)
+            encoder = prepare(sampling, model, found)
             stack.callback(encoder.dropout.remove)
         clock.forget_peak()
-        frame = _run(job, encoder, found, context)
+        frame = _run(sampling, encoder, found, context)
         with clock.warmup():
             inexact = params.precision != "fp32" and params.precision_check
-            checked = check(job, context.device, found, frame) if inexact else {}
+            checked = check(sampling, context.device, found, frame) if inexact else {}
     frame = _described(frame, described, plain, found.thumbnails)
     counts = {"kept": len(items) - len(found.broken), "errors": len(found.broken), **found.notes}
     return records(
@@ -70,14 +70,14 @@ def numbers(given: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _run(job: Job, encoder: Encoder, found: Pixels, context: Context) -> pd.DataFrame:
+def _run(sampling: Sampling, encoder: Encoder, found: Pixels, context: Context) -> pd.DataFrame:
     """Every image in every trial, some images in all their trials at a time."""
-    trials, size = range(job.params.mc_trials), job.params.batch_images
+    trials, size = range(sampling.params.mc_trials), sampling.params.batch_images
     chunks = [found.views[start : start + size] for start in range(0, len(found.views), size)]
     runner: Runner[Unit] = here(encoder.compute)
-    if job.params.workers > 1:
-        mapped = Mapped(job, str(found.file), tuple(found.tensor.shape), tuple(found.views[:2]))
-        runner = in_workers(mapped, job.params.workers)
+    if sampling.params.workers > 1:
+        mapped = Mapped(sampling, str(found.file), tuple(found.tensor.shape), tuple(found.views[:2]))
+        runner = in_workers(mapped, sampling.params.workers)
     frame, _ = work(
         context,
         runner,
@@ -86,7 +86,7 @@ def _run(job: Job, encoder: Encoder, found: Pixels, context: Context) -> pd.Data
         [Unit(view, trial).name for view in found.views for trial in trials],
         "dropout",
         samples="images x passes",
-        samples_a_unit=job.passes[-1],
+        samples_a_unit=sampling.passes[-1],
     )
     return frame
 

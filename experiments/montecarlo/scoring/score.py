@@ -169,7 +169,7 @@ def _measure_scaling(report: Report, observed: Observed, params: MontecarloScore
 
 
 @dataclass(frozen=True)
-class Answers:
+class Images:
     """The images as cases: was the zero-shot answer wrong?"""
 
     images: pd.DataFrame
@@ -179,7 +179,7 @@ class Answers:
     @property
     def labels(self) -> Ints:
         """1: wrong."""
-        return self.images["wrong"].to_numpy(np.int64)
+        return self.images["wrong"].fillna(-1).to_numpy(np.int64)
 
     @property
     def groups(self) -> NDArray[Any]:
@@ -191,9 +191,9 @@ class Answers:
         """Images have none."""
         raise Undefined("images have no length")
 
-    def take(self, rows: Ints) -> Answers:
+    def take(self, rows: Ints) -> Images:
         """Some of them."""
-        return Answers(self.images.iloc[rows])
+        return Images(self.images.iloc[rows])
 
 
 def _measure_validity(
@@ -208,11 +208,11 @@ def _measure_validity(
         return images[name].to_numpy(float)
 
     @cache
-    def judge() -> Judge[Answers]:
+    def judge() -> Judge[Images]:
         known("wrong", "the images have no labels")
         given = {"uncertainty": uncertainty}
         given |= {"entropy": images["entropy"].to_numpy(float)} if observed.has("entropy") else {}
-        cases = Answers(images)
+        cases = Images(images)
         return Judge(cases, cases, params.bootstrap_seed, given=given, absent=lambda _: no_softmax)
 
     report.measure("auroc_error", lambda: judge().auc("uncertainty"))

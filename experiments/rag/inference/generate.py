@@ -35,8 +35,11 @@ class Answered(NamedTuple):
 class Generator(Protocol):
     """What answers: `fitting` says how many of the passages it can take, `answer` answers a few prompts."""
 
-    def fitting(self, prompt: Prompt) -> int: ...
-    def answer(self, prompts: Sequence[Prompt]) -> Answered: ...
+    def fitting(self, prompt: Prompt) -> int:
+        """How many passages, from the first, it can take."""
+
+    def answer(self, prompts: Sequence[Prompt]) -> Answered:
+        """Answer some prompts."""
 
 
 def plain(prompt: Prompt) -> str:

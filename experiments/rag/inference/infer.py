@@ -15,7 +15,7 @@ from experiments.rag.inference import data, retrieve
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.generate import Generator, Local, Prompt, Remote
 from experiments.rag.inference.params import RagInfer
-from experiments.rag.inference.reading import Answer, Features, Load, Read, Setup
+from experiments.rag.inference.reading import Answer, Load, Read, Readings, Setup
 from experiments.rag.inference.retrieve import Embed, Ranking, Selection
 from experiments.rag.inference.text import abstains, correct, normalise, sentences
 from harness.measuring.clock import Clock
@@ -175,7 +175,7 @@ def _read(
     telling = [row for row in rows if row["evidence"]]
     told = [answer for row, answer in zip(rows, answers, strict=True) if row["evidence"]]
 
-    def read(name: str) -> Sequence[Features]:
+    def read(name: str) -> Sequence[Readings]:
         with clock.part(name):
             return readers[name](told)
 

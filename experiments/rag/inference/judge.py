@@ -11,11 +11,10 @@ from typing import Any
 
 from experiments.models import endpoint
 from experiments.rag.inference.params import RagInfer
-from experiments.rag.inference.reading import Answer, Features, Read, Setup
+from experiments.rag.inference.reading import Answer, Read, Readings, Setup
 
 os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
 
-JUDGED = ("faithfulness", "relevancy", "precision")
 STRINGS = ("rouge", "chrf", "levenshtein")
 
 
@@ -29,7 +28,7 @@ def load_judged(setup: Setup) -> Read | None:
     return partial(judged, setup.params, tally=setup.tally) if setup.params.judge_endpoint is not None else None
 
 
-def strings(answers: Sequence[Answer]) -> list[Features]:
+def strings(answers: Sequence[Answer]) -> list[Readings]:
     """Likeness of an answer to its most similar passage by RAGAS' ROUGE-L precision, chrF and Levenshtein similarity.
 
     Never to an accepted answer: that is what the labels are made of.
@@ -48,7 +47,7 @@ def strings(answers: Sequence[Answer]) -> list[Features]:
         found = [await metric.ascore(reference=passage, response=answer.text) for passage in answer.passages]
         return max(float(each.value) for each in found)
 
-    async def all_of_them() -> list[Features]:
+    async def all_of_them() -> list[Readings]:
         return [
             {f"string_{name}": await alike(metric, answer) for name, metric in metrics.items()} for answer in answers
         ]
@@ -56,7 +55,7 @@ def strings(answers: Sequence[Answer]) -> list[Features]:
     return asyncio.run(all_of_them())
 
 
-def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None = None) -> list[Features]:
+def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None = None) -> list[Readings]:
     """RAGAS' faithfulness, context precision (without reference) and response relevancy of each answer.
 
     All answers are under way at once, `params.in_flight` requests at a time.  What an endpoint does not serve is a
@@ -67,7 +66,7 @@ def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | 
     return asyncio.run(_judged(params, answers, tally))
 
 
-async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None) -> list[Features]:
+async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None) -> list[Readings]:
     from ragas.embeddings.openai_provider import OpenAIEmbeddings
     from ragas.llms import llm_factory
     from ragas.metrics.collections import AnswerRelevancy, ContextPrecisionWithoutReference, Faithfulness
@@ -101,7 +100,7 @@ async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.T
                 values[f"ragas_{name}"] = float(result.value)
             return values
 
-        async def row(answer: Answer) -> Features:
+        async def row(answer: Answer) -> Readings:
             try:
                 found = await scores(answer)
             except Exception as error:  # whatever ragas, instructor or openai make of a bad reply

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.rag.inference.reading import Answer, Features, Read, Setup
+from experiments.rag.inference.reading import Answer, Read, Readings, Setup
 from experiments.rag.inference.text import content_words, entities, lemma, sentences, words
 
 
@@ -13,7 +13,7 @@ def load(setup: Setup) -> Read:
     return read
 
 
-def read(answers: Sequence[Answer]) -> list[Features]:
+def read(answers: Sequence[Answer]) -> list[Readings]:
     """What `support` says of each answer."""
     return [support(answer.text, answer.passages) for answer in answers]
 

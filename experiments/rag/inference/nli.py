@@ -8,7 +8,7 @@ from itertools import product
 
 from experiments.models import cross_encoder
 from experiments.models.cross_encoder import CrossEncoder, Pair
-from experiments.rag.inference.reading import Answer, Features, Read, Setup
+from experiments.rag.inference.reading import Answer, Read, Readings, Setup
 from experiments.rag.inference.text import sentences
 
 
@@ -18,7 +18,7 @@ def load(setup: Setup) -> Read:
     return partial(read, model, setup.params.nli_batch)
 
 
-def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Features]:
+def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Readings]:
     """How surely an answer's sentences are entailed: minimum and mean over them, each by its best passage.
 
     All pairs are judged together, those of one length beside each other, and each different pair once; `nli_cut` says
@@ -31,7 +31,7 @@ def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Fea
     for chosen in model.batches(ids, batch):
         found = model.entails([ids[i] for i in chosen], [segments[i] for i in chosen])
         entailed |= zip([pairs[i] for i in chosen], found, strict=True)
-    rows: list[Features] = []
+    rows: list[Readings] = []
     for some in own:
         best: dict[str, float] = {}
         for passage, sentence in some:

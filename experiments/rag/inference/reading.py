@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # What a detector has read from an answer, its columns beginning with the detector's name; or why it could not.
 # A column that is missing (NaN) beside others has its reason in `error_` and its name; `…_cut` counts what was cut.
-Features = dict[str, Any] | str
+Readings = dict[str, Any] | str
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,5 @@ class Setup:
     alone: bool
 
 
-Read = Callable[[Sequence[Answer]], Sequence[Features]]
+Read = Callable[[Sequence[Answer]], Sequence[Readings]]
 Load = Callable[[Setup], Read | None]  # None: there is nothing to read with under these settings

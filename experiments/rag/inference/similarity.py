@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from experiments.rag.inference.reading import Answer, Features, Read, Setup
+from experiments.rag.inference.reading import Answer, Read, Readings, Setup
 from experiments.rag.inference.retrieve import Embed
 from experiments.rag.inference.text import sentences
 
@@ -15,13 +15,13 @@ def load(setup: Setup) -> Read | None:
     return partial(read, setup.embed) if setup.embed else None
 
 
-def read(embed: Embed, answers: Sequence[Answer]) -> list[Features]:
+def read(embed: Embed, answers: Sequence[Answer]) -> list[Readings]:
     """Cosine of each sentence to its nearest passage: minimum and mean over the sentences of an answer."""
     texts = list(dict.fromkeys(text for answer in answers for text in (*sentences(answer.text), *answer.passages)))
     if not texts:
         return []
     vectors = dict(zip(texts, embed(texts), strict=True))
-    rows: list[Features] = []
+    rows: list[Readings] = []
     for answer in answers:
         best = [
             max(float(vectors[sentence] @ vectors[passage]) for passage in answer.passages)

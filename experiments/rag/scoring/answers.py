@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
-from experiments.judging import Detector, Rule, Scores, Words
+from experiments.judging import Rule, Scorer, Scores, Words
 from experiments.rag.detectors import DETECTORS, FUSED
 from experiments.rag.inference.params import TIERS
 from experiments.rag.scoring.params import RagScore
@@ -105,7 +105,7 @@ def names(answers: Answers) -> list[str]:
     return [*single, FUSED] if len(single) > 1 else single
 
 
-def fit(train: Answers, params: RagScore) -> Detector[Answers]:
+def fit(train: Answers, params: RagScore) -> Scorer[Answers]:
     """Learn to fuse from some answers; the function returned gives every detector's score of any answers."""
     statistics.require_two_classes(train.labels)
     fuse = _FUSIONS[params.fusion](train.readings, train.labels) if FUSED in names(train) else None

@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.pictures import axes_of
-from experiments.rag.detectors import DETECTORS, FUSED
+from experiments.rag.detectors import COLOURS, FUSED
 
-COLOURS = {FUSED: "#222222"} | {detector.name: detector.colour for detector in DETECTORS}
 _VERDICTS = {"faithful": "#3b76af", "abstained": "#b8b8b8", "hallucinated": "#c8553d"}
 
 
