@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,9 +24,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from harness.stage import BadInput, one_line
-
-if TYPE_CHECKING:
-    from experiments.models.language import LanguageModel
 
 PACKED = "packed"  # the attention implementation that a model must be loaded with
 
@@ -48,7 +45,18 @@ class Watch(Protocol):
         """Scores (heads, rows, columns) in fp32 before their softmax, of a piece that continues another."""
 
 
-def forward(model: LanguageModel, pieces: Sequence[Piece], watch: Watch | None = None) -> list[torch.Tensor]:
+class Model(Protocol):
+    """A causal language model that was loaded with attention PACKED, and the kernel that it is to attend with."""
+
+    @property
+    def network(self) -> Any: ...
+    @property
+    def attention(self) -> str: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
+def forward(model: Model, pieces: Sequence[Piece], watch: Watch | None = None) -> list[torch.Tensor]:
     """Run the decoder without its output head: last states (tokens, hidden) of each piece, behind the final norm."""
     assert model.network.config._attn_implementation == PACKED, "any other attention would see across pieces"
     layout = Layout(pieces, model.attention, watch)

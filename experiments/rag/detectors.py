@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.stage import Late
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from experiments.rag.scoring.params import RagScore
 
 FUSED = "fused"  # the name of what is made of all of them
 _READERS = "experiments.rag.inference"
@@ -24,7 +23,7 @@ class Detector:
     `reads` loads, from what there is to read with (a Setup), what reads answers, or None; it must lie in `inference`,
     whose code is in the cache key.  All columns that it gives begin with the detector's name; `columns` are its
     features, which lie from `low` to `high`.  `scores` makes of them a number from 0 to 1 an answer, higher for more
-    hallucinated, or None where records hold none of them.  `faster` is the setting whose rise speeds up reading.
+    hallucinated, or None where records hold none of them; it is given the settings of scoring (RagScore).  `faster` is the setting whose rise speeds up reading.
     """
 
     name: str
@@ -33,7 +32,7 @@ class Detector:
     high: float
     colour: str
     reads: Late
-    scores: Callable[[pd.DataFrame, RagScore], pd.Series[float] | None]
+    scores: Callable[[pd.DataFrame, Any], pd.Series[float] | None]
     faster: str | None = None
 
 
@@ -43,7 +42,7 @@ def _unsupported(frame: pd.DataFrame, *columns: str) -> pd.Series[float] | None:
     return sum(found[1:], found[0]) / len(found) if found else None
 
 
-def _lexical(frame: pd.DataFrame, params: RagScore) -> pd.Series[float] | None:
+def _lexical(frame: pd.DataFrame, params: Any) -> pd.Series[float] | None:
     kinds = ("tokens", "entities") if params.overlap == "both" else (params.overlap,)
     return _unsupported(frame, *(f"lexical_{kind}_{params.aggregation}" for kind in kinds))
 
