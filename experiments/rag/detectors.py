@@ -23,7 +23,8 @@ class Detector:
     `reads` loads, from what there is to read with (a Setup), what reads answers, or None; it must lie in `inference`,
     whose code is in the cache key.  All columns that it gives begin with the detector's name; `columns` are its
     features, which lie from `low` to `high`.  `scores` makes of them a number from 0 to 1 an answer, higher for more
-    hallucinated, or None where records hold none of them; it is given the settings of scoring (RagScore).  `faster` is the setting whose rise speeds up reading.
+    hallucinated, or None where records hold none of them, given the settings of scoring.  `faster` is the setting whose
+    rise speeds up reading.
     """
 
     name: str
