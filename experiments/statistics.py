@@ -86,11 +86,11 @@ def _resampled_aucs(parts: list[tuple[Ints, Floats, Ints]], seed: int, resamples
     if n_clusters < 2:
         raise Undefined("everything comes from one source, which says nothing about how others would differ")
     largest = max(len(labels) for labels, _, _ in parts)
-    found = []
+    chunks = []
     for size in _chunks(resamples, max(1, _BOOTSTRAP_CELLS // largest)):
         drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=size)
-        found.append(np.array([_weighted_aucs(*part, drawn) for part in parts]))
-    return np.concatenate(found, axis=1)
+        chunks.append(np.array([_weighted_aucs(*part, drawn) for part in parts]))
+    return np.concatenate(chunks, axis=1)
 
 
 def _weighted_aucs(labels: Ints, scores: Floats, cluster: Ints, drawn: Ints) -> Floats:

@@ -180,12 +180,12 @@ def _fault(body: bytes, request: bytes) -> str:
     What stands in that object is the caller's to judge.
     """
     try:
-        found, asked = json.loads(body), json.loads(request)
+        reply, asked = json.loads(body), json.loads(request)
         if "messages" not in asked:
             forms = (list, str) if asked.get("encoding_format") == "base64" else (list,)  # not all servers know base64
-            vectors = [each["embedding"] for each in found["data"]]
+            vectors = [each["embedding"] for each in reply["data"]]
             return "" if vectors and all(isinstance(each, forms) for each in vectors) else _NO_COMPLETION
-        choice = found["choices"][0]
+        choice = reply["choices"][0]
         message = choice["message"]
         if message.get("refusal") or choice.get("finish_reason") == "content_filter":
             return f"the model refused: {reason(ValueError(message.get('refusal') or choice['finish_reason']))}"

@@ -33,10 +33,10 @@ def answer(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_token
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.as_tensor(prompt, device=model.device)
         mask[row, width - len(prompt) :] = 1
-    found = network.generate(
+    generated = network.generate(
         input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad
     )
-    new = found[:, width:]
+    new = generated[:, width:]
     texts = [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
     useful = int(mask.sum()) + int((new != pad).sum())  # what comes after an answer's end is padding as well
-    return texts, useful, found.numel() - useful
+    return texts, useful, generated.numel() - useful

@@ -153,12 +153,12 @@ def accuracies(
     model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, pairs: int
 ) -> dict[str, float]:
     """The share of fresh pairs judged right, by the number of sentences in the premise."""
-    found = {}
+    answers = {}
     for sentences in range(1, recipe.longest_premise + 1):
         rng = random.Random(f"nli accuracy/{recipe.seed}/{sentences}")
         logits, labels = judge(model, tokenizer, [draw_pair(rng, sentences) for _ in range(pairs)])
-        found[str(sentences)] = round((logits.argmax(-1) == labels).float().mean().item(), 4)
-    return found
+        answers[str(sentences)] = round((logits.argmax(-1) == labels).float().mean().item(), 4)
+    return answers
 
 
 def load(folder: Path) -> tuple[LlamaForSequenceClassification, PreTrainedTokenizerFast]:

@@ -104,15 +104,18 @@ def run(case: Case, device: str, repeats: int) -> dict[str, Any]:
                 peaks[name] = _peak(extract_all)
             else:
                 times[name].append(_seconds(extract_all))
-    each = {"ours": np.asarray(times["ours"]) / len(samples), "baseline": np.asarray(times["baseline"]) / len(few)}
-    ratios = each["baseline"] / each["ours"]
+    spent = {
+        "ours": np.asarray(times["ours"]) / len(samples),
+        "baseline": np.asarray(times["baseline"]) / len(few),
+    }
+    ratios = spent["baseline"] / spent["ours"]
     seconds, work = float(np.median(times["ours"])), products(case, samples)
     return {
         **vars(case),
         "seconds": seconds,
         "baseline_seconds": float(np.median(times["baseline"])),
-        "samples_per_min": 60 / float(np.median(each["ours"])),
-        "baseline_samples_per_min": 60 / float(np.median(each["baseline"])),
+        "samples_per_min": 60 / float(np.median(spent["ours"])),
+        "baseline_samples_per_min": 60 / float(np.median(spent["baseline"])),
         "ratio": float(np.median(ratios)),
         "ratio_low": float(ratios.min()),
         "ratio_high": float(ratios.max()),

@@ -133,7 +133,7 @@ def _compare(case: str, protocol: str, records: Records, features: str, repeats:
         took, figures = _timed(lambda: published(frame, ranked, settings[order[len(theirs)]]))
         spent += took
         theirs.append(figures)
-    each = spent / len(theirs)
+    per_setting = spent / len(theirs)
     differences = np.abs(table.iloc[order[: len(theirs)]][["auc", "pcc"]].to_numpy() - np.array(theirs))
     return {
         "case": case,
@@ -144,9 +144,9 @@ def _compare(case: str, protocol: str, records: Records, features: str, repeats:
         "seconds": seconds,
         "configurations_per_s": len(settings) / seconds,
         "baseline_configurations": len(theirs),
-        "baseline_configurations_per_s": 1 / (ranking + each),
-        "ratio": (ranking + each) * len(settings) / seconds,
-        "ratio_ranked_once": each * len(settings) / seconds,
+        "baseline_configurations_per_s": 1 / (ranking + per_setting),
+        "ratio": (ranking + per_setting) * len(settings) / seconds,
+        "ratio_ranked_once": per_setting * len(settings) / seconds,
         "largest_difference": float(differences.max()),
     }
 

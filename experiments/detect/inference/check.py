@@ -29,12 +29,12 @@ def check(
     if not samples:
         return {}
     alone = [extract([sample])[0] for sample in samples]
-    found: dict[str, Any] = {"responses": len(samples), "batch": _differences(extract(samples), alone)}
+    moved: dict[str, Any] = {"responses": len(samples), "batch": _differences(extract(samples), alone)}
     need, free = 4.0 * model.network.num_parameters(), free_bytes(device, None)
     if need > free:
-        return found | {"skipped": f"fp32 weights need {need / 2**30:.1f} GiB and {free / 2**30:.1f} are free"}
+        return moved | {"skipped": f"fp32 weights need {need / 2**30:.1f} GiB and {free / 2**30:.1f} are free"}
     _, reference = load(params.model_copy(update={"precision": "fp32"}), device, heads)
-    return found | {"fp32": _differences(alone, [reference([sample])[0] for sample in samples])}
+    return moved | {"fp32": _differences(alone, [reference([sample])[0] for sample in samples])}
 
 
 def _relative(found: Floats, reference: Floats) -> Floats:

@@ -102,11 +102,11 @@ class Extraction:
 
 
 def _counted(batch: list[Encoded], features: list[Features]) -> dict[str, int]:
-    read = sum(each.prompt_tokens - 1 + len(each.tokens) for each in batch)
+    read = sum(sample.prompt_tokens - 1 + len(sample.tokens) for sample in batch)
     return {
-        "cut_to_window": sum(each.cut for each in batch),
+        "cut_to_window": sum(sample.cut for sample in batch),
         "prompt_tokens_shared": read - extract.computed_tokens(batch),
-        "near_ties": sum(each.ties for each in features),
+        "near_ties": sum(of_response.ties for of_response in features),
     }
 
 

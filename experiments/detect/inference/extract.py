@@ -204,12 +204,12 @@ def _indicator(spans: list[Span], start: int, length: int) -> torch.Tensor:
 
 def _ecs_of_spans(seen: list[_Attended], embed: Embed) -> list[NDArray[np.float64]]:
     """Cosine of each response span with the prompt span that each head attends to most: (spans, heads) a response."""
-    texts = [[span.text for span in (*each.sample.prompt, *each.sample.response)] for each in seen]
-    vectors = embed([text for each in texts for text in each]).astype(np.float64)
+    texts = [[span.text for span in (*of.sample.prompt, *of.sample.response)] for of in seen]
+    vectors = embed([text for own_texts in texts for text in own_texts]).astype(np.float64)
     scores = []
-    for each, own in zip(seen, np.split(vectors, np.cumsum([len(each) for each in texts])[:-1]), strict=True):
-        prompt, response = own[: len(each.sample.prompt)], own[len(each.sample.prompt) :]
-        attended = torch.cat(each.found)[..., 0].mT.long().cpu().numpy()
+    for of, own in zip(seen, np.split(vectors, np.cumsum([len(own_texts) for own_texts in texts])[:-1]), strict=True):
+        prompt, response = own[: len(of.sample.prompt)], own[len(of.sample.prompt) :]
+        attended = torch.cat(of.found)[..., 0].mT.long().cpu().numpy()
         scores.append(np.asarray(np.take_along_axis(response @ prompt.T, attended, axis=1)))
     return scores
 

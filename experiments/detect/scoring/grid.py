@@ -44,11 +44,11 @@ def score_many(records: Records, settings: Sequence[DetectScore], metrics: Colle
     cases = read_responses(records.frame)
     table = np.full((len(settings), len(QUICK)), np.nan)
     fits: dict[Any, list[int]] = defaultdict(list)
-    for row, each in enumerate(settings):
-        if each.scorer == "linear":
-            fits[each.select, each.heads, each.folds, each.fold_seed, each.threshold == "auto"].append(row)
+    for row, params in enumerate(settings):
+        if params.scorer == "linear":
+            fits[params.select, params.heads, params.folds, params.fold_seed, params.threshold == "auto"].append(row)
         else:
-            found = score(records, each).metrics
+            found = score(records, params).metrics
             table[row] = [found.get(name, np.nan) for name in QUICK]
     for rows in fits.values():
         table[rows] = _score_linear(cases, [settings[row] for row in rows], metrics)

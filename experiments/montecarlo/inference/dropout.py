@@ -163,13 +163,13 @@ def choose(model: VisionModel, sites: str) -> list[Site]:
     if sites == PROJECTION and model.projection is None:
         return layers[-1:]  # what comes last is the projection, where it is a layer of its own
     try:
-        found = [site for site in layers if re.search(_PRESETS.get(sites, sites), site.name)]
+        matching = [site for site in layers if re.search(_PRESETS.get(sites, sites), site.name)]
     except re.error as error:
         raise BadInput(f"sites = {sites}: neither a preset nor a regular expression: {error}") from error
-    if not found:
+    if not matching:
         names = ", ".join(site.name for site in layers[-4:])
         raise BadInput(f"sites = {sites}: fits no linear layer of the encoder, whose last are {names}")
-    return found
+    return matching
 
 
 def _hook(site: Site, scale: float) -> RemovableHandle:

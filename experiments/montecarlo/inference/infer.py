@@ -36,19 +36,19 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
             opened = pixels.decoded(
                 items, images.evenly(items, params.ablation), model, place, params.decoders, context.progress
             )
-            found = stack.enter_context(opened)
+            decoded = stack.enter_context(opened)
         with clock.spending("model"):
-            described, plain = _describe(params, model, found)
+            described, plain = _describe(params, model, decoded)
         with clock.warmup():
-            encoder = prepare(sampling, model, found)
+            encoder = prepare(sampling, model, decoded)
             stack.callback(encoder.dropout.remove)
         clock.forget_peak()
-        frame = _run(sampling, encoder, found, context)
+        frame = _run(sampling, encoder, decoded, context)
         with clock.warmup():
             inexact = params.precision != "fp32" and params.precision_check
-            checked = check(sampling, context.device, found, frame) if inexact else {}
-    frame = _described(frame, described, plain, found.thumbnails)
-    counts = {"kept": len(items) - len(found.broken), "errors": len(found.broken), **found.notes}
+            checked = check(sampling, context.device, decoded, frame) if inexact else {}
+    frame = _described(frame, described, plain, decoded.thumbnails)
+    counts = {"kept": len(items) - len(decoded.broken), "errors": len(decoded.broken), **decoded.notes}
     return records(
         context,
         frame,
@@ -56,8 +56,8 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         sites=[site.name for site in encoder.dropout.sites],
         blocks=len(model.blocks),
         blocks_before_sites=encoder.depth,
-        broken=found.broken,
-        pixels_moved=found.moved,
+        broken=decoded.broken,
+        pixels_moved=decoded.moved,
         checked=checked,
     )
 
@@ -70,20 +70,20 @@ def numbers(given: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _run(sampling: Sampling, encoder: Encoder, found: Pixels, context: Context) -> pd.DataFrame:
+def _run(sampling: Sampling, encoder: Encoder, decoded: Pixels, context: Context) -> pd.DataFrame:
     """Every image in every trial, some images in all their trials at a time."""
     trials, size = range(sampling.params.mc_trials), sampling.params.batch_images
-    chunks = [found.views[start : start + size] for start in range(0, len(found.views), size)]
+    chunks = [decoded.views[start : start + size] for start in range(0, len(decoded.views), size)]
     runner: Runner[Unit] = here(encoder.compute)
     if sampling.params.workers > 1:
-        mapped = Mapped(sampling, str(found.file), tuple(found.tensor.shape), tuple(found.views[:2]))
+        mapped = Mapped(sampling, str(decoded.file), tuple(decoded.tensor.shape), tuple(decoded.views[:2]))
         runner = in_workers(mapped, sampling.params.workers)
     frame, _ = work(
         context,
         runner,
         ([Unit(view, trial) for trial in trials for view in views] for views in chunks),
         lambda unit: unit.name,
-        [Unit(view, trial).name for view in found.views for trial in trials],
+        [Unit(view, trial).name for view in decoded.views for trial in trials],
         "dropout",
         samples="images x passes",
         samples_a_unit=sampling.passes[-1],
@@ -92,14 +92,14 @@ def _run(sampling: Sampling, encoder: Encoder, found: Pixels, context: Context) 
 
 
 def _describe(
-    params: MontecarloInfer, model: VisionModel, found: Pixels
+    params: MontecarloInfer, model: VisionModel, decoded: Pixels
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]:
     """What one plain pass says of each original image, by name, and its embedding."""
-    views = [view for view in found.views if view.variant == ORIGINAL]
+    views = [view for view in decoded.views if view.variant == ORIGINAL]
     plain = []
     with torch.inference_mode(), model.computing():
         for start in range(0, len(views), params.batch_images):
-            batch = found.batch(views[start : start + params.batch_images], model)
+            batch = decoded.batch(views[start : start + params.batch_images], model)
             plain.append(passes.in_fp64(model(batch)).cpu())
     embeddings = torch.cat(plain)
     names = [view.item.name for view in views]

@@ -70,7 +70,7 @@ def decoded(
     jobs = [(item, list(_CHANGES) if item in set(changed) else [ORIGINAL]) for item in items]
     count = sum(len(variants) for _, variants in jobs)
     with tempfile.TemporaryDirectory(prefix="rigsweep-pixels-") as folder:
-        found: Pixels | None = None
+        store: Pixels | None = None
         broken: dict[str, str] = {}
         views: list[View] = []
         parallel = Parallel(n_jobs=decoders, prefer="threads", return_as="generator")
@@ -82,18 +82,18 @@ def decoded(
                     broken[item.name] = result
                     continue
                 shape = (count, *result[0][0].shape)
-                found = found or _allocate(shape, model, place, Path(folder))
+                store = store or _allocate(shape, model, place, Path(folder))
                 for variant, pixels in zip(variants, result[0], strict=True):
-                    found.tensor[len(views)] = pixels
+                    store.tensor[len(views)] = pixels
                     views.append(View(item, variant, len(views)))
-                found.thumbnails[item.name] = result[1]
-                found.notes.update(result[2])
-        if found is None:
+                store.thumbnails[item.name] = result[1]
+                store.notes.update(result[2])
+        if store is None:
             name, why = next(iter(broken.items()))
             raise BadInput(f"images: none of {len(items)} can be read; {name}: {why}")
-        found.broken = broken
-        found.views = sorted(views, key=lambda view: view.variant != ORIGINAL)
-        yield found
+        store.broken = broken
+        store.views = sorted(views, key=lambda view: view.variant != ORIGINAL)
+        yield store
 
 
 def _open(

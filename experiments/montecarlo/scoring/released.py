@@ -22,12 +22,12 @@ def read_released(path: Path) -> Records:
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not files:
         raise BadInput(f"records = {path}: no .npz in the folder; allowed: {_ALLOWED}")
-    found = {file: _read(file) for file in files}
-    shapes = {file: arrays["trace_pre"].shape for file, arrays in found.items()}
+    by_file = {file: _read(file) for file in files}
+    shapes = {file: arrays["trace_pre"].shape for file, arrays in by_file.items()}
     if len(set(shapes.values())) > 1:
         said = ", ".join(f"{file.name} {shape}" for file, shape in shapes.items())
         raise BadInput(f"records = {path}: the files are not of the same trials and images: {said}")
-    frame = pd.concat([_rows(_passes(file), arrays) for file, arrays in found.items()], ignore_index=True)
+    frame = pd.concat([_rows(_passes(file), arrays) for file, arrays in by_file.items()], ignore_index=True)
     if len(frame) != len(frame.drop_duplicates(["image", "trial", "passes"])):
         raise BadInput(f"records = {path}: two files have the same number of passes; allowed: one each")
     trials, images = next(iter(shapes.values()))

@@ -108,14 +108,14 @@ def _measure_reliability(
     _measure_trials(report, trials, "")
     rows = []
     for statistic in observed.statistics:
-        for each in observed.passes:
-            own = observed.trials(statistic, each)
+        for count in observed.passes:
+            own = observed.trials(statistic, count)
             part = Report()
             part.measure("icc", lambda own=own: own.icc)  # type: ignore[misc]
             _measure_trials(part, own, "")
-            rows.append({"statistic": statistic, "passes": each, "status": _status(part), **part.metrics})
+            rows.append({"statistic": statistic, "passes": count, "status": _status(part), **part.metrics})
             if statistic in ("trace_pre", "trace_post"):  # both norms stand beside whatever is judged
-                name = f"/{statistic.removeprefix('trace_')}_T{each}"
+                name = f"/{statistic.removeprefix('trace_')}_T{count}"
                 report.measure(f"icc{name}", lambda own=own: own.icc)  # type: ignore[misc]
                 _measure_trials(report, own, name)
     report.tables["summary"] = pd.DataFrame(rows)
@@ -138,31 +138,31 @@ def _status(report: Report) -> str:
 
 def _measure_scaling(report: Report, observed: Observed, params: MontecarloScore) -> None:
     """Predict from the fewest passes, as one who wants to know how many are needed would, and check by the others."""
-    found = {passes: observed.trials(params.statistic, passes) for passes in observed.passes}
+    by_passes = {passes: observed.trials(params.statistic, passes) for passes in observed.passes}
     first, *others = observed.passes
-    scaling = Scaling(found[first], first)
+    scaling = Scaling(by_passes[first], first)
 
     def gap() -> float:
         if not others:
             raise Undefined(f"there is no number of passes but {first} to check the prediction by")
-        return max(abs(scaling.at(each)["icc"] - found[each].icc) for each in others)
+        return max(abs(scaling.at(count)["icc"] - by_passes[count].icc) for count in others)
 
     def smallest_seen() -> int:
-        for each, trials in found.items():
+        for count, trials in by_passes.items():
             if gate(trials.spearman, trials.snr, trials.icc) == "usable":
-                return each
-        raise Undefined(f"none of {', '.join(map(str, found))} passes is usable")
+                return count
+        raise Undefined(f"none of {', '.join(map(str, by_passes))} passes is usable")
 
     report.measure("passes_predicted", scaling.smallest_usable)
     report.measure("passes_seen", smallest_seen)
     report.measure("prediction_gap", gap)
     rows = []
-    for each, trials in found.items():
+    for count, trials in by_passes.items():
         part = Report()
         for name in USABLE:
             part.measure(name, partial(getattr, trials, name))
-            part.measure(f"{name}_predicted", lambda name=name, each=each: scaling.at(each)[name])  # type: ignore[misc]
-        rows.append({"passes": each, **part.metrics})
+            part.measure(f"{name}_predicted", lambda name=name, count=count: scaling.at(count)[name])  # type: ignore[misc]
+        rows.append({"passes": count, **part.metrics})
     columns = ["passes", *USABLE, *(f"{name}_predicted" for name in USABLE)]  # also where one is undefined throughout
     report.tables["scaling"] = pd.DataFrame(rows, columns=columns)
     report.figures["scaling"] = partial(Late(_FIGURES, "scaling"), report.tables["scaling"], USABLE, FAILED)

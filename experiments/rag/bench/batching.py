@@ -53,18 +53,18 @@ def nli_in_buckets(device: str, repeats: int, pairs: int = _PAIRS) -> dict[str, 
     ]
 
     def one_at_a_time() -> list[float]:
-        found = []
+        scores = []
         for pair in some:
             ids, segments, _ = model.encode([pair])
-            found += model.entails(ids, segments)
-        return found
+            scores += model.entails(ids, segments)
+        return scores
 
     def in_buckets() -> list[float]:
         ids, segments, _ = model.encode(some)
-        found = np.empty(len(some))
+        scores = np.empty(len(some))
         for chosen in model.batches(ids, _BATCH):
-            found[chosen] = model.entails([ids[i] for i in chosen], [segments[i] for i in chosen])
-        return [float(each) for each in found]
+            scores[chosen] = model.entails([ids[i] for i in chosen], [segments[i] for i in chosen])
+        return [float(each) for each in scores]
 
     baseline, ours = _in_turn(one_at_a_time, in_buckets, repeats)
     difference = float(np.abs(np.subtract(one_at_a_time(), in_buckets())).max())

@@ -73,16 +73,16 @@ def read(dataset: str, limit: int | None = None) -> Dataset:
     """Read and check a data set; BadInput names file, line and fault."""
     path = Path(dataset).expanduser()
     if dataset == "builtin":
-        found = builtin()
+        content = builtin()
     elif path.is_dir():
-        found = _own(path)
+        content = _own(path)
     elif path.is_file():
-        found = _halueval(path)
+        content = _halueval(path)
     else:
         raise BadInput(f"dataset {dataset}: no such file or folder; {_ALLOWED}")
-    if not found.questions:
+    if not content.questions:
         raise BadInput(f"dataset {dataset}: holds no question; {_ALLOWED}")
-    return Dataset(found.questions[:limit], found.passages)
+    return Dataset(content.questions[:limit], content.passages)
 
 
 def digest(dataset: str) -> str:

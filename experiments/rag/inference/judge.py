@@ -92,9 +92,9 @@ async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.T
                 "faithfulness": faithfulness.ascore(**shared, retrieved_contexts=passages),
                 "precision": precision.ascore(**shared, retrieved_contexts=passages),
             } | ({"relevancy": relevancy.ascore(**shared)} if relevancy else {})
-            found = await asyncio.gather(*wanted.values(), return_exceptions=True)
+            results = await asyncio.gather(*wanted.values(), return_exceptions=True)
             values: dict[str, float] = {}
-            for name, result in zip(wanted, found, strict=True):
+            for name, result in zip(wanted, results, strict=True):
                 if isinstance(result, BaseException):
                     raise result
                 values[f"ragas_{name}"] = float(result.value)
@@ -102,12 +102,12 @@ async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.T
 
         async def row(answer: Answer) -> Readings:
             try:
-                found = await scores(answer)
+                results = await scores(answer)
             except Exception as error:  # whatever ragas, instructor or openai make of a bad reply
                 return endpoint.reason(error)
-            if lacking := [name for name, value in found.items() if math.isinf(value)]:
+            if lacking := [name for name, value in results.items() if math.isinf(value)]:
                 return _lacks(lacking[0])
-            return found | {f"error_{name}": _lacks(name) for name, value in found.items() if math.isnan(value)}
+            return results | {f"error_{name}": _lacks(name) for name, value in results.items() if math.isnan(value)}
 
         return list(await asyncio.gather(*map(row, answers)))
 

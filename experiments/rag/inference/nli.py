@@ -25,18 +25,18 @@ def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Rea
     how many passages had to be cut to the model's window.
     """
     own = [list(product(answer.passages, sentences(answer.text))) for answer in answers]
-    pairs = list(dict.fromkeys(pair for some in own for pair in some))
+    pairs = list(dict.fromkeys(pair for own_pairs in own for pair in own_pairs))
     ids, segments, cut = model.encode(pairs)
     entailed: dict[Pair, float] = {}
     for chosen in model.batches(ids, batch):
         found = model.entails([ids[i] for i in chosen], [segments[i] for i in chosen])
         entailed |= zip([pairs[i] for i in chosen], found, strict=True)
     rows: list[Readings] = []
-    for some in own:
+    for own_pairs in own:
         best: dict[str, float] = {}
-        for passage, sentence in some:
+        for passage, sentence in own_pairs:
             best[sentence] = max(best.get(sentence, 0.0), entailed[passage, sentence])
         values = list(best.values())
-        shortened = float(sum(pair in cut for pair in some))
+        shortened = float(sum(pair in cut for pair in own_pairs))
         rows.append({"nli_min": min(values), "nli_mean": sum(values) / len(values), "nli_cut": shortened})
     return rows

@@ -74,18 +74,18 @@ def _date(year: str, month: str, day: str) -> str:
 
 def _numbers(plain: Sequence[str]) -> list[str]:
     """Numbers up to 99 in digits: `forty two` is 42, `3.50` is 3.5, `3.0` is 3."""
-    found: list[str] = []
+    numbers: list[str] = []
     tens = False
     for word in plain:
         value = _NUMBERS.get(word)
         if value is None:
-            found.append(re.sub(r"(\.\d*?)0+$", r"\1", word).rstrip("."))
+            numbers.append(re.sub(r"(\.\d*?)0+$", r"\1", word).rstrip("."))
         elif tens and 0 < value < 10:
-            found[-1] = str(int(found[-1]) + value)
+            numbers[-1] = str(int(numbers[-1]) + value)
         else:
-            found.append(str(value))
+            numbers.append(str(value))
         tens = value is not None and value >= 20
-    return found
+    return numbers
 
 
 def contains(whole: Sequence[str], part: Sequence[str]) -> bool:
@@ -119,13 +119,13 @@ def _plain(text: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text that hold a word; one without an end is a sentence too."""
-    found: list[str] = []
+    parts: list[str] = []
     for part in _SENTENCE.split(text.strip()):
-        if found and _ABBREVIATION.search(found[-1]):
-            found[-1] += f" {part}"
+        if parts and _ABBREVIATION.search(parts[-1]):
+            parts[-1] += f" {part}"
         elif part:
-            found.append(part)
-    return [each for each in found if words(each)]
+            parts.append(part)
+    return [each for each in parts if words(each)]
 
 
 def content_words(text: str) -> list[str]:

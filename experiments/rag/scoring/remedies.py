@@ -17,7 +17,9 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
     yield from remedies.lighter(settings)
     if settings["batch_size"] > 1:
         yield Remedy("memory", "batch_size", settings["batch_size"] // 2, f"it is {settings['batch_size']}")
-    faster = {"generation": "batch_size"} | {each.name: each.faster for each in DETECTORS if each.faster}
+    faster = {"generation": "batch_size"} | {
+        detector.name: detector.faster for detector in DETECTORS if detector.faster
+    }
     seconds = {name: metrics.get(f"seconds_per_1000/{name}", 0.0) for name in faster}
     slowest = max(seconds, key=lambda name: seconds[name])
     setting = faster[slowest]
@@ -26,7 +28,7 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
     if "auc" not in metrics:
         return
     auc = f"auc is {metrics['auc']:.3f} with detector={settings['detector']}"
-    singles = {each.name: metrics.get(f"auc/{each.name}", 0.0) for each in DETECTORS}
+    singles = {detector.name: metrics.get(f"auc/{detector.name}", 0.0) for detector in DETECTORS}
     best = max(singles, key=lambda name: singles[name])
     if singles[best] > metrics["auc"]:
         yield Remedy("quality", "detector", best, f"{auc}, and {singles[best]:.3f} with {best} alone")
