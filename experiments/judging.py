@@ -103,11 +103,11 @@ def held_out(train: C, test: C, fit: Fit[C], rule: Rule) -> Judged[C]:
     scores = dict(detector(test))
     own = (scores if train is test else detector(train)) if learns else {}
     calls = {}
-    for name in rule.thresholds.keys() & scores.keys():
-        threshold = rule.thresholds[name]
-        least = _best_threshold(train.labels, own[name]) if threshold is None else threshold
-        calls[name] = np.where(np.isnan(scores[name]), np.nan, scores[name] >= least)
-    return Judged(scores, {name: calls[name] for name in rule.thresholds if name in calls}, (detector,))
+    for name, threshold in rule.thresholds.items():
+        if name in scores:
+            least = _best_threshold(train.labels, own[name]) if threshold is None else threshold
+            calls[name] = np.where(np.isnan(scores[name]), np.nan, scores[name] >= least)
+    return Judged(scores, calls, (detector,))
 
 
 def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:

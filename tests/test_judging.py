@@ -116,6 +116,28 @@ def test_a_score_that_could_not_be_had_is_no_call_and_counts_nowhere() -> None:
     assert len(labels) == len(calls) == (~holes).sum()
 
 
+def test_a_detector_that_training_lacks_is_absent_and_no_error() -> None:
+    cases = patients()
+    judged = judging.held_out(cases, patients(seed=1), by_mean, Rule({"score": None, "oracle": None}, 4, 0))
+    assert judged.calls.keys() == judged.scores.keys() == {"score"}
+
+
+def test_what_cannot_be_learnt_is_tried_once() -> None:
+    tried = 0
+
+    def fail() -> judging.Judged[Patients]:
+        nonlocal tried
+        tried += 1
+        raise Undefined("too few wards")
+
+    cases = patients()
+    found = Judge(cases, cases, 0, fail)
+    for ask in (found.auc, found.f1, found.recall):
+        with pytest.raises(Undefined, match="too few wards"):
+            ask("score")
+    assert tried == 1
+
+
 # --- what that is worth ----------------------------------------------------------------------------------------------
 
 
