@@ -59,7 +59,13 @@ EXAMPLES = {
     "detect": Example(
         _detect,
         alike=(({"batch_tokens": 4096}, 1e-5), ({"workers": 2}, 0.0)),
-        scorings=({}, {"scorer": "logistic"}, {"scorer": "ensemble"}, {"protocol": "published", "threshold": 0.1}),
+        scorings=(
+            {},
+            {"select": "mutual_info"},
+            {"scorer": "logistic"},
+            {"scorer": "ensemble"},
+            {"protocol": "published", "threshold": 0.1},
+        ),
         mistakes=({"dataset": "/nowhere"}, {"model": "/nowhere"}, {"extract_heads": "99.0"}),
         degraded=(_of_one_class, _without("task|source")),
         by_part=("auc_in_task",),
