@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from harness.running import cache, code
 from harness.running.records import read_records, write_records
 from harness.stage import BadInput, Params, Records
 
+ROOT = Path(__file__).parent.parent
 RECORDS = Records(
     pd.DataFrame({"group": ["a"], "ecs_0_0": [0.5]}), Cost.of([Clock().lap()], "bench", "cpu"), {"counts": {}}
 )
@@ -154,6 +156,45 @@ def test_a_scoring_setting_and_another_stages_models_are_in_no_key_of_a_stage() 
         assert not [name for name in found if ".scoring" in name or ".bench" in name or name == stage.package]
     assert "experiments.models.endpoint" not in code.sources("experiments.montecarlo.inference")
     assert "experiments.models.endpoint" in code.sources("experiments.rag.inference")
+
+
+_CODE = """
+import json
+from harness.running import code
+stages = ("detect", "rag", "montecarlo")
+print(json.dumps({stage: code.digest(f"experiments.{stage}.inference") for stage in stages}))
+"""
+
+
+def test_what_is_said_to_people_and_what_others_compute_rekeys_no_stage_that_ships(tmp_path: Path) -> None:
+    """In a copy of the experiments: a file, what is changed in it, and the stages whose records are lost by it."""
+    python = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.json", "*.jsonl")
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments", ignore=python)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", _CODE]
+
+    def digests() -> dict[str, str]:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        found: dict[str, str] = json.loads(done.stdout)
+        return found
+
+    weight, endpoint = "experiments/detect/scoring/params.py", "experiments/models/endpoint.py"
+    changes = [
+        (weight, 'description="weight of PKS"', 'description="how much PKS counts"', set()),
+        (weight, "m: float = Field(1.0", "m: float = Field(2.0", set()),
+        (endpoint, "import json", "# what servers are asked with\nimport json", set()),
+        (endpoint, "import json", "import json\nCHANGED = 1", {"rag"}),
+        ("experiments/models/files.py", "import json", "import json\nCHANGED = 1", {"detect", "rag", "montecarlo"}),
+    ]
+    before = digests()
+    for file, old, new, rekeyed in changes:
+        path = tmp_path / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        after = digests()
+        assert {stage for stage in before if after[stage] != before[stage]} == rekeyed, (file, new)
+        path.write_text(text)
 
 
 _DIGEST = """

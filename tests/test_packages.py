@@ -22,14 +22,11 @@ from harness.running import cache as records_cache
 from harness.running import code, surroundings
 from harness.running.hardware import Machine
 from harness.stage import Stage
+from tests.examples import EXAMPLES
 
 ROOT = Path(__file__).parent.parent
 MACHINE = Machine(("cpu",), "a processor", "x86_64", 1, 1.0)
-SMALL = {  # settings with which the built-in inference takes seconds
-    "detect": {"limit": "4"},
-    "rag": {"limit": "2"},
-    "montecarlo": {"keep": "4", "mc_trials": "2", "passes": "2", "ablation": "0"},
-}
+UNSEEN = {"bitsandbytes": "transformers loads it for precision=int8 and nf4 alone, which want a GPU"}
 INFER = """if True:
     import json, sys
     from contextlib import nullcontext
@@ -87,19 +84,23 @@ def test_what_inference_imports_is_declared(stage: Stage[Any, Any]) -> None:
 
 
 @every_stage
-def test_what_an_inference_loads_is_declared(stage: Stage[Any, Any], tmp_path: Path) -> None:
+def test_what_an_inference_loads_is_declared_and_what_is_declared_is_imported_or_loaded(
+    stage: Stage[Any, Any], tmp_path: Path
+) -> None:
     """Of the direct requirements; what the harness itself uses counts only where inference names it."""
+    settings = {name: str(value) for name, value in EXAMPLES[stage.name].prepare(tmp_path).items()}
     done = subprocess.run(
-        [sys.executable, "-c", INFER, stage.name, json.dumps(SMALL[stage.name])],
+        [sys.executable, "-c", INFER, stage.name, json.dumps(settings)],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), "RIGSWEEP_CACHE": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    loaded = distributions(json.loads(done.stdout.splitlines()[-1])) & required("requirements.in")
+    loaded = distributions(json.loads(done.stdout.splitlines()[-1]))
     assert "torch" in loaded
-    assert loaded - imported("harness") - declared(stage) == set()
+    assert (loaded & required("requirements.in")) - imported("harness") - declared(stage) == set()
+    assert declared(stage) - imported(f"{stage.package}.inference") - loaded - UNSEEN.keys() == set()
 
 
 @every_stage

@@ -1,4 +1,4 @@
-"""An inference that is killed goes on where it stopped: nothing finished is lost, computed twice or counted twice."""
+"""A journal keeps what is done through kills, damage and full disks, for one run at a time and its workers."""
 
 from __future__ import annotations
 
