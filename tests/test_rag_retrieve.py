@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.rag.inference import data, retrieve
@@ -26,6 +26,7 @@ def build(relevant: int, others: int) -> tuple[Question, Dataset]:
     return question, Dataset([question], passages)
 
 
+@settings(deadline=None)
 @given(TEXTS, st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True), st.floats(0.1, 3), st.floats(0, 1))
 def test_bm25_is_lucenes(texts: list[list[str]], query: list[str], k1: float, b: float) -> None:
     found = retrieve.bm25([" ".join(text) for text in texts], [" ".join(query)], k1, b)[0]

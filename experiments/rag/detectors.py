@@ -97,4 +97,8 @@ DETECTORS = (
         faster="in_flight",
     ),
 )
-COLOURS = {FUSED: "#222222"} | {detector.name: detector.colour for detector in DETECTORS}
+
+
+def colours() -> dict[str, str]:
+    """Each detector's in every picture."""
+    return {FUSED: "#222222"} | {detector.name: detector.colour for detector in DETECTORS}

@@ -39,9 +39,12 @@ def infer(params: DetectInfer, context: Context) -> Records:
         batch_tokens = _batch_tokens(params, described, extract_batch, samples, context)
         checked = _check(params, described, model, extract_batch, heads, samples, context)
         del model
-    runner = here(job.computing(extract_batch)) if params.workers == 1 else in_workers(job, params.workers)
-    del extract_batch  # so that workers need not share their memory with it
-    tidy_up()
+    if params.workers == 1:
+        runner = here(job.computing(extract_batch))
+    else:
+        runner = in_workers(job, params.workers)
+        del extract_batch  # so that workers need not share their memory with it
+        tidy_up()
     clock.forget_peak()
     encoded = _timed(clock, _encoded(params, described, _prompts_together(samples)))
     batches = extract.batches(encoded, batch_tokens)

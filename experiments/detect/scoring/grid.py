@@ -160,7 +160,7 @@ def _aucs(labels: Ints, scores: Floats) -> Floats:
     labels turned round corrects.
     """
     if not max(scores.max(), -scores.min()) < _LARGE:  # too large, infinite or not a number
-        return np.array([_auc_of_known(labels, row) for row in scores])
+        return np.array([_of_known(statistics.auc, labels, row) for row in scores])
     bits = (scores * (1 / _LARGE) + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
     keys = ((bits ^ ((bits >> 63) & np.int64(2**63 - 1))) << 1) | labels
     keys.sort(axis=1)
@@ -175,11 +175,11 @@ def _aucs(labels: Ints, scores: Floats) -> Floats:
     return np.asarray((rank_sums - positives * (positives + 1) / 2) / pairs, dtype=np.float64)
 
 
-def _auc_of_known(labels: Ints, scores: Floats) -> float:
-    """AUROC of the scores (n,) that are numbers, NaN where it is undefined."""
+def _of_known(figure: Callable[[Any, Any], float], labels: Ints, scores: Floats) -> float:
+    """A figure of the scores (n,) that are numbers, NaN where it is undefined."""
     known = ~np.isnan(scores)
     try:
-        return statistics.auc(labels[known], scores[known])
+        return figure(labels[known], scores[known])
     except Undefined:
         return np.nan
 
@@ -190,7 +190,10 @@ def _pearsons(labels: Ints, scores: Floats) -> Floats:
     squares = np.einsum("sn,sn->s", centred, centred) * (targets @ targets)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.clip(centred @ targets / np.sqrt(squares), -1, 1)
-    return np.where(np.ptp(scores, axis=1) == 0, np.nan, values)
+    values[np.ptp(scores, axis=1) == 0] = np.nan
+    for row in np.flatnonzero(np.isnan(scores).any(axis=1)):
+        values[row] = _of_known(statistics.pearson, labels.astype(np.float64), scores[row])
+    return np.asarray(values, dtype=np.float64)
 
 
 def _blocks(rows: int, width: int) -> list[slice]:

@@ -46,9 +46,9 @@ class Observed:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        """One row an original image, indexed by its name, in the order of the records."""
+        """One row an original image, indexed by its name, in the order of the names."""
         original = self.frame[self.frame["variant"] == ORIGINAL]
-        return original.drop_duplicates("image").set_index("image")
+        return original.drop_duplicates("image").set_index("image").sort_index()
 
     def trials(self, statistic: str, passes: int, variant: str = ORIGINAL) -> Replicates:
         """One statistic of every image in every trial; images in the order of `images`."""

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.pictures import axes_of
-from experiments.rag.detectors import COLOURS, FUSED
+from experiments.rag.detectors import FUSED, colours
 
 _VERDICTS = {"faithful": "#3b76af", "abstained": "#b8b8b8", "hallucinated": "#c8553d"}
 
@@ -22,7 +22,7 @@ def by_tier(table: pd.DataFrame, metric: str) -> Figure:
     for i, name in enumerate(names):
         rows = table[table["detector"] == name].set_index("tier").reindex(tiers)
         x = np.arange(len(tiers)) + 0.06 * (i - (len(names) - 1) / 2)
-        style = {"color": COLOURS[name], "marker": "o", "label": name, "linewidth": 2 if name == FUSED else 1.2}
+        style = {"color": colours()[name], "marker": "o", "label": name, "linewidth": 2 if name == FUSED else 1.2}
         if metric == "auc":
             reach = np.abs(rows[["auc_low", "auc_high"]].to_numpy().T - rows["auc"].to_numpy())
             axes.errorbar(x, rows["auc"], yerr=reach, capsize=2, elinewidth=0.8, **style)

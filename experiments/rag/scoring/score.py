@@ -13,7 +13,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from experiments import judging
 from experiments.judging import Judge, Judged
-from experiments.rag.detectors import COLOURS, DETECTORS, FUSED
+from experiments.rag.detectors import DETECTORS, FUSED, colours
 from experiments.rag.scoring.answers import Answers, fit, names, read_answers, rule
 from experiments.rag.scoring.params import RagScore
 from harness.stage import Late, Records, Report, Undefined
@@ -206,7 +206,7 @@ def _tabulate(report: Report, frame: pd.DataFrame, judge: Judge[Answers]) -> Non
     readings = answers.frame.filter(regex=f"^({'|'.join(detector.name for detector in DETECTORS)})_").columns
     scores, calls = pd.DataFrame(judged.scores), pd.DataFrame(judged.calls)
     report.tables["answers"] = answers.frame.drop(columns=readings).join(scores).join(calls.add_prefix("called_"))
-    judge.draw(report, sorted(detectors, key=lambda name: name != FUSED), COLOURS)
+    judge.draw(report, sorted(detectors, key=lambda name: name != FUSED), colours())
     known = {name: (answers.labels[~np.isnan(called)], called[~np.isnan(called)]) for name, called in calls.items()}
     confusions = {name: confusion_matrix(*pair, labels=[0, 1]) for name, pair in known.items() if len(pair[0])}
     if confusions:
