@@ -50,10 +50,12 @@ class Tracked:
 
     def begin(self, plan: Plan) -> None:
         """Log what is about to be run, and where, so that a run that fails says so too."""
-        self._record_params(plan.settings)
+        asked = {"mute": plan.options.mute} if plan.options.mute else {}
+        self._record_params(plan.settings | asked)
         tags = {"hardware": plan.profile.tag, "device": plan.machine.name, "memory_gb": f"{plan.machine.memory_gb:.1f}"}
-        named = [*plan.settings, "hardware"]
+        named = [*plan.settings, *asked, "hardware"]
         tags |= {f"origin.{name}": plan.origins[name] for name in named if plan.origins[name] != "default"}
+        tags |= {"muted": asked["mute"]} if asked else {}
         self.client.log_batch(self.run_id, tags=[RunTag(name, value[:_LONGEST]) for name, value in tags.items()])
 
     def record(self, result: Result) -> None:
@@ -86,13 +88,13 @@ class Tracked:
         """Log what a study has come to: numbers, notes, and all its trials as CSV and as MLflow's own table."""
         now = int(time.time() * 1000)
         self._record_params(params)
-        all_tags = {**tags, **_audit_tags(audit), "mlflow.note.content": tags["note"] + "\n\n" + _note(audit)}
+        all_tags = {**tags, "audit": audit.verdict, "mlflow.note.content": tags["note"] + "\n\n" + _note(audit)}
         self.client.log_batch(
             self.run_id,
             metrics=[Metric(_name(name), value, now, 0) for name, value in metrics.items()],
             tags=[RunTag(_name(name), value[:_LONGEST]) for name, value in all_tags.items() if name != "note"],
         )
-        if not audit.muted and "muted" in self.client.get_run(self.run_id).data.tags:  # by the sweep before it grew
+        if "muted" in self.client.get_run(self.run_id).data.tags.keys() - tags.keys():  # of the sweep before it grew
             self.client.delete_tag(self.run_id, "muted")
         self.record_table("trials", trials)
         # As log_table has it, which would add the rows to those of the sweep before it grew.
@@ -329,7 +331,7 @@ def _tags(result: Result) -> dict[str, str]:
     tags = {
         "stage": plan.stage.name,
         "hardware": result.records.cost.hardware if result.records.cost else plan.profile.tag,
-        **_audit_tags(result.audit),
+        "audit": result.audit.verdict,
         "replayed": str(result.replayed).lower(),
         "commit": result.environment["commit"],
     }
@@ -337,11 +339,6 @@ def _tags(result: Result) -> dict[str, str]:
     tags |= {f"{name}_digest": digest for name, digest in result.digests.items()}
     tags |= {f"undefined.{name}": reason for name, reason in result.report.undefined.items()}
     return tags | {"mlflow.note.content": _note(result.audit)}
-
-
-def _audit_tags(audit: Audit) -> dict[str, str]:
-    muted = dict.fromkeys(finding.code for finding in audit.muted)
-    return {"audit": audit.verdict} | ({"muted": ",".join(muted)} if muted else {})
 
 
 def _note(audit: Audit) -> str:
