@@ -217,7 +217,8 @@ class Context:
 
     `journal` takes rows as they come and knows which units of work an interrupted run has left done.
     `with progress(total, description) as advance:` shows a bar, and `advance(n)` says that n more samples are done;
-    a third argument names another unit than samples, and `advance(n, note)` shows a note beside the bar.
+    a third argument names another unit than samples, a fourth says how many were there before, and `advance(n, note)`
+    shows a note beside the bar.
     """
 
     hardware: str

@@ -62,9 +62,10 @@ class Tracked:
         """Log one result: numbers in one batch, then tables, figures, records and report as artifacts."""
         now = int(time.time() * 1000)
         metrics = [Metric(_name(name), value, now, 0) for name, value in result.metrics().items()]
-        tags = [RunTag(_name(name), value[:_LONGEST]) for name, value in _tags(result).items()]
-        self._record_params({"hardware": _tags(result)["hardware"]})  # MLflow compares parameters, but not tags
-        self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
+        tags = _tags(result)
+        self._record_params({"hardware": tags["hardware"]})  # MLflow compares parameters, but not tags
+        run_tags = [RunTag(_name(name), value[:_LONGEST]) for name, value in tags.items()]
+        self.client.log_batch(self.run_id, metrics=metrics, tags=run_tags)
         for name, draw in result.report.figures.items():
             self.client.log_figure(self.run_id, draw(), f"figures/{name}.png")
         with tempfile.TemporaryDirectory() as scratch:
@@ -174,16 +175,16 @@ class Children:
 
     def _find(self) -> dict[int, tuple[str, str]]:
         """Run id and status of each trial that has a run."""
-        found: dict[int, tuple[str, str]] = {}
+        known: dict[int, tuple[str, str]] = {}
         token: str | None = None
         while True:
             page = self._client.search_runs(
                 [self._experiment], f"tags.`mlflow.parentRunId` = '{self._parent.run_id}'", page_token=token
             )
-            found |= {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in page}
+            known |= {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in page}
             token = page.token
             if not token:
-                return found
+                return known
 
     def _write_all(self) -> None:
         while (trial := self._queue.get()) is not None:
