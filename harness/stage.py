@@ -68,7 +68,7 @@ class Params(BaseModel):
     def canonical(self) -> dict[str, Any]:
         """Every setting by name in the one form that digests are made of: equal settings are equal here."""
         values = self.model_dump(mode="json")
-        return {name: value + 0.0 if isinstance(value, float) else value for name, value in sorted(values.items())}
+        return {name: value + 0.0 if isinstance(value, float) else value for name, value in values.items()}
 
 
 class OneOf:
@@ -217,7 +217,8 @@ class Context:
 
     `journal` takes rows as they come and knows which units of work an interrupted run has left done.
     `with progress(total, description) as advance:` shows a bar, and `advance(n)` says that n more samples are done;
-    a third argument names another unit than samples, and `advance(n, note)` shows a note beside the bar.
+    a third argument names another unit than samples, a fourth says how many were there before, and `advance(n, note)`
+    shows a note beside the bar.
     """
 
     hardware: str
@@ -250,6 +251,11 @@ def load(function: Callable[..., Any]) -> None:
     behind = function.func if isinstance(function, partial) else function
     if isinstance(behind, Late):
         behind.load()
+
+
+def no_remedies(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> tuple[Remedy, ...]:
+    """What a stage advises that knows nothing to try."""
+    return ()
 
 
 I = TypeVar("I", bound=Params)  # noqa: E741 - the letters of the design: I for infer, S for score
@@ -293,4 +299,4 @@ class Stage(Generic[I, S]):
     benches: Mapping[str, Callable[[str, int, bool, Progress], pd.DataFrame]] = field(default_factory=dict)
     score_many: Callable[[Records, Sequence[S], Collection[str]], pd.DataFrame] | None = None
     quick: tuple[str, ...] = ()
-    remedies: Callable[[Mapping[str, Any], Mapping[str, float]], Iterable[Remedy]] = lambda settings, metrics: ()
+    remedies: Callable[[Mapping[str, Any], Mapping[str, float]], Iterable[Remedy]] = no_remedies

@@ -171,14 +171,14 @@ def test_a_run_that_failed_for_want_of_memory_is_advised_on(
         raise MemoryError("Unable to allocate 9 GiB")
 
     monkeypatch.setattr(command_line, "STAGES", (replace(DETECT, infer=fail),))
-    assert main(["detect", "--limit", "40", "--cache", "off"]) == 1
+    assert main(["detect", "--limit", "40", "--cache", "off", "--mute", "interval_wide"]) == 1
     (failed,) = mlflow.MlflowClient().search_runs(["0"])
     capsys.readouterr()
     assert main(["advise", "--run", failed.info.run_id]) == 0
     shown = capsys.readouterr().out
     assert "memory: it failed: MemoryError: Unable to allocate 9 GiB" in shown
     assert "precision=bf16" in shown
-    assert "next: mlflow run . -e detect -P limit=40 -P precision=bf16" in shown
+    assert "next: mlflow run . -e detect -P limit=40 -P mute=interval_wide -P precision=bf16" in shown
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +25,7 @@ from harness.measuring.clock import Clock
 from harness.measuring.cost import Cost
 from harness.running import cache, code
 from harness.running.records import read_records, write_records
-from harness.stage import BadInput, Params, Records
+from harness.stage import BadInput, Late, Params, Records
 
 ROOT = Path(__file__).parent.parent
 RECORDS = Records(
@@ -72,6 +74,19 @@ def test_the_key_changes_with_inputs_seed_and_surroundings(change: dict[str, Any
     assert cache.key(STAGES[0], STAGES[0].infer_params(), **made_of | change) != before
 
 
+def test_what_inference_is_given_counts_by_name_and_nothing_else_may_be_given() -> None:
+    def key(**given: Any) -> str:
+        stage = replace(STAGES[0], infer=partial(STAGES[0].infer, **given))
+        return cache.key(stage, stage.infer_params(), {}, 0, {})
+
+    assert key(readers={"a": Late("m", "f")}) == key(readers={"a": Late("m", "f")})
+    keys = {key(), key(readers={"b": Late("m", "f")}), *(key(readers={"a": Late("m", name)}) for name in "fg")}
+    assert len(keys) == 4
+    for other in ({"readers": {"a": print}}, {"readers": [Late("m", "f")]}, {"reader": object()}):
+        with pytest.raises(TypeError, match="must be a mapping of names to functions that are Late"):
+            key(**other)
+
+
 HOUSE = {
     "demo/__init__.py": "STAGE = 1",
     "demo/stage/__init__.py": "from demo.stage.inference.infer import infer",
@@ -84,7 +99,9 @@ HOUSE = {
     "demo/models/named.py": "",
     "demo/models/endpoint.py": "",
     "demo/models/judge.py": "",
-    "demo/arrays.py": "if TYPE_CHECKING:\n    from demo.stage import scoring\nFloats = float",
+    "demo/arrays.py": "if TYPE_CHECKING:\n from demo.stage import scoring\nelse:\n import demo.models.other",
+    "demo/models/other.py": "if not TYPE_CHECKING:\n    import demo.models.third",
+    "demo/models/third.py": "",
 }
 
 
@@ -108,6 +125,8 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("demo/models/language.py", True),
         ("demo/models/named.py", True),
         ("demo/arrays.py", True),
+        ("demo/models/other.py", True),
+        ("demo/models/third.py", True),
         ("demo/models/endpoint.py", False),
         ("demo/models/judge.py", False),
         ("demo/stage/scoring/__init__.py", False),
@@ -137,6 +156,9 @@ def test_code_counts_that_inference_imports_at_any_depth_and_no_other(demo: Path
             False,
         ),
         ("x = 1", "x = 2", False),
+        ("if TYPE_CHECKING:\n    import a\nx = 1", "if typing.TYPE_CHECKING:\n    import a, b\nx = 1", True),
+        ("if TYPE_CHECKING:\n    x = 1\nelse:\n    x = 2", "if TYPE_CHECKING:\n    x = 1\nelse:\n    x = 3", False),
+        ("if not TYPE_CHECKING:\n    x = 1", "if not TYPE_CHECKING:\n    x = 2", False),
         ("def f():\n    return 1", "def f():\n    return 2", False),
     ],
 )

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from docs import generate
 from experiments import STAGES
-from harness.commands import documentation
 from harness.commands.arguments import parse
 from harness.running.hardware import Profile
 from harness.running.settings import RunOptions, validate
@@ -70,13 +70,13 @@ def typed(line: str) -> list[str]:
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_tables_are_what_the_code_says(page: Path) -> None:
-    stale = documentation.renewed(page) != page.read_text()
-    assert not stale, "python -m harness.commands.documentation writes them anew"
+    stale = generate.renewed(page) != page.read_text()
+    assert not stale, "python -m docs.generate writes them anew"
 
 
 def test_every_table_that_can_be_generated_stands_on_a_page() -> None:
     standing = re.findall(r"<!-- generated: (.+?) -->", "".join(page.read_text() for page in DOCS))
-    assert sorted(standing) == sorted(documentation.blocks())
+    assert sorted(standing) == sorted(generate.blocks())
 
 
 def test_stale_pages_are_named_and_written(
@@ -85,12 +85,12 @@ def test_stale_pages_are_named_and_written(
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
     page.write_text("Before.\n<!-- generated: hardware -->\n| old |\n<!-- end -->\nAfter.\n")
-    monkeypatch.setattr(documentation, "FOLDER", page.parent)
-    assert documentation.main(["--check"]) == 1
+    monkeypatch.setattr(generate, "FOLDER", page.parent)
+    assert generate.main(["--check"]) == 1
     assert "| old |" in page.read_text()
     assert capsys.readouterr().out == "docs/page.md: not up to date\n"
-    assert documentation.main([]) == 0
-    assert documentation.main(["--check"]) == 0
+    assert generate.main([]) == 0
+    assert generate.main(["--check"]) == 0
     assert re.fullmatch(r"Before\.\n<!-- .+ -->\n\n\| hardware .+\|\n\n<!-- end -->\nAfter\.\n", page.read_text(), re.S)
 
 
@@ -132,7 +132,7 @@ def test_files_and_modules_that_are_named_exist(page: Path) -> None:
     text = page.read_text()
     for name in re.findall(rf"`((?:{ROOMS})/[\w./-]*)`", text):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"python -m ((?:experiments|harness)[\w.]*)", text):
+    for name in re.findall(r"python -m ((?:experiments|harness|docs)[\w.]*)", text):
         assert find_spec(name) is not None, name
 
 

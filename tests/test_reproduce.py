@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def test_other_hardware_and_versions_are_said(run_id: str) -> None:
     assert [line.partition(":")[0] for line in reproduce.changes(recorded, result)] == ["device", "torch"]
     table = reproduce.compare(recorded, result).set_index("metric")
     assert table.loc["seconds", "verdict"] == "cannot be compared"
+    scored = replace(result, replayed=True, environment=result.environment | {"device": "another"})
+    assert set(reproduce.compare(recorded, scored)["verdict"]) == {"equal", "the records' own"}
 
 
 def test_records_of_a_run_are_scored_anew_without_the_model(

@@ -54,6 +54,14 @@ def imports(path: Path, *, when_called: bool) -> Iterator[str]:
     yield from visit(ast.parse(path.read_text()))
 
 
+def foreign(path: Path) -> set[str]:
+    """The top-level packages that a file imports, be it in a function or for a type checker."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names}
+
+
 ARROWS = sorted((name, other) for name, path in MODULES.items() for other in imports(path, when_called=True))
 
 
@@ -84,6 +92,13 @@ def test_only_what_is_typed_knows_the_stages() -> None:
         if a.startswith("harness") and b.startswith("experiments") and room(a) not in {"commands", "__main__"}
     ]
     assert not strays
+
+
+@pytest.mark.parametrize(("library", "home"), [("optuna", "harness.sweeping"), ("mlflow", "harness.tracking")])
+def test_a_library_that_one_room_talks_to_is_imported_nowhere_else(library: str, home: str) -> None:
+    users = [name for name, path in MODULES.items() if library in foreign(path)]
+    assert users
+    assert [name for name in users if not name.startswith(f"{home}.")] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)

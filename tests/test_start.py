@@ -9,24 +9,26 @@ from pathlib import Path
 
 import pytest
 
+from harness.__main__ import main
+from harness.commands.start import LARGE as NAMES
 from harness.running.records import write_records
 from harness.stage import Records
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
-LARGE = {"pandas", "scipy", "torch", "sklearn", "matplotlib", "mlflow", "optuna", "transformers"}
-COMMAND = "from harness.__main__ import main; main({words})"
+LARGE = set(NAMES)
+COMMAND = "from harness.__main__ import main; sys.exit(main({words}))"
 
 
-def loaded(code: str, folder: Path = ROOT, **variables: str) -> set[str]:
-    """The top-level packages that a fresh interpreter has loaded when the code has run, whatever it ends with."""
+def ran(code: str, folder: Path = ROOT, **variables: str) -> tuple[str, set[str]]:
+    """What a fresh interpreter prints that succeeds with the code, and the top-level packages it has loaded then."""
     code = f"import sys\ntry:\n    {code}\nfinally:\n    print(*sys.modules, file=sys.stderr)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    ran = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert ran.stdout or "import" in code, ran.stderr
-    return {name.partition(".")[0] for name in ran.stderr.splitlines()[-1].split()}
+    assert done.returncode == 0, done.stderr
+    return done.stdout, {name.partition(".")[0] for name in done.stderr.splitlines()[-1].split()}
 
 
 @pytest.mark.parametrize(
@@ -42,17 +44,40 @@ def loaded(code: str, folder: Path = ROOT, **variables: str) -> set[str]:
     ],
 )
 def test_what_may_be_typed_is_known_without_a_large_package(module: str) -> None:
-    assert not loaded(f"import {module}") & LARGE
+    assert not ran(f"import {module}")[1] & LARGE
 
 
-@pytest.mark.parametrize("words", ["--help", "detect --help", "sweep rag --help", "--version"])
-def test_help_loads_no_large_package(words: str) -> None:
-    assert not loaded(COMMAND.format(words=words.split())) & LARGE
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--help", "rigsweep's command line"),
+        ("detect --help", "--top-n INT"),
+        ("sweep rag --help", "--trials INT"),
+        ("--version", "rigsweep "),
+    ],
+)
+def test_help_loads_no_large_package(words: str, said: str) -> None:
+    printed, loaded = ran(COMMAND.format(words=words.split()))
+    assert said in printed
+    assert not loaded & LARGE
 
 
 def test_records_are_scored_without_loading_what_runs_models(tmp_path: Path) -> None:
     write_records(Records(tiny.features(12), None, {"counts": {}}), tmp_path / "features.parquet")
     words = ["detect", "--records", "features.parquet", "--folds", "2"]
-    found = loaded(COMMAND.format(words=words), tmp_path, MLFLOW_TRACKING_URI=tiny.new_store(tmp_path))
-    assert not found & {"torch", "transformers", "optuna"}
-    assert {"mlflow", "sklearn"} <= found
+    printed, loaded = ran(COMMAND.format(words=words), tmp_path, MLFLOW_TRACKING_URI=tiny.new_store(tmp_path))
+    assert "checks, " in printed
+    assert not loaded & {"torch", "transformers", "optuna"}
+    assert {"mlflow", "sklearn"} <= loaded
+
+
+def test_the_start_of_commands_is_timed_beside_the_import_of_what_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tiny.new_store(tmp_path))
+    assert main(["bench", "start", "--quick", "--repeats=1"]) == 0
+    head, row = (line.split() for line in capsys.readouterr().out.splitlines()[1:3])
+    told = dict(zip(head, row, strict=True))
+    assert (told["command"], told["loads"]) == ("--help", "-")
+    assert float(told["ratio"]) > 1

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from experiments.detect import DETECT
 from harness.__main__ import main
 from harness.running import hardware, run
 from harness.running.settings import resolve
-from harness.stage import BadInput
+from harness.stage import BadInput, Params
 from harness.sweeping import planning, study, trial
 from harness.sweeping.engines import InProcess, in_fresh_process
 from harness.sweeping.planning import Sweep
@@ -321,6 +322,25 @@ def test_a_changed_space_is_a_new_study_and_says_why(place: Path, capsys: pytest
     assert len(optuna.get_all_study_names("sqlite:///optuna.db")) == 3
 
 
+def test_what_a_choice_alone_reads_is_part_of_the_study(place: Path) -> None:
+    def inputs(infer: Any) -> dict[str, str]:
+        return {"data": "d"} | ({"adapter": "a"} if infer.precision == "bf16" else {})
+
+    (place / "own.yaml").write_text(PRECISIONS)
+    detect = replace(DETECT, inputs=inputs)
+    swept = planning.prepare({"space": "own.yaml"}, lambda rest: resolve(detect, rest, hardware.load_profiles()))
+    assert swept.digests == {"data": "d", "adapter.precision.1": "a"}
+
+
+def test_inferences_by_equal_settings_are_one() -> None:
+    class Weighted(Params):
+        weight: float = 0.0
+
+    plan = resolve(DETECT, {}, hardware.load_profiles())
+    plans = [replace(plan, infer=Weighted.model_validate({"weight": weight})) for weight in ("0", "-0.0")]
+    assert len(set(map(trial._inference, plans))) == 1
+
+
 def test_a_study_of_a_newer_version_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words("--trials=2")) == 0
     (name,) = optuna.get_all_study_names("sqlite:///optuna.db")
@@ -345,11 +365,20 @@ def test_a_muted_check_of_the_winner_is_listed_apart(place: Path, capsys: pytest
     assert re.search(r"\d+ checks, \d+ passed", out)
     assert "passed  feature_constant, which looks whether a feature has the same value in every row" in out
     (parent,) = runs("study")
-    assert "cost_unknown" in parent.data.tags["muted"]
+    assert parent.data.tags["muted"] == "interval_wide,cost_unknown"
     assert main(words("--trials=4")) == 0
     assert "muted" not in runs("study")[0].data.tags
-    assert main(words("--trials=4", "--mute=no_holdout")) == 2
-    assert "mute = no_holdout: detect has no check no_holdout" in capsys.readouterr().err
+    assert main(words("--trials=4", "--mute=no_holdot")) == 2
+    assert "detect has no check no_holdot; did you mean no_holdout?" in capsys.readouterr().err
+
+
+def test_what_a_sweep_adds_about_its_winner_can_be_muted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words("--trials=4", "--holdout=0", "--mute=no_holdout")) == 0
+    assert capsys.readouterr().out.count("no_holdout") == 1
+    assert runs("study")[0].data.tags["muted"] == "no_holdout"
+    (place / "own.yaml").write_text(SPACE + "constraints: [auc >= 2]\n")
+    assert main(words("--trials=4", "--mute=no_winner")) == 2
+    assert "no trial finished within the constraints: each broke one of auc >= 2" in capsys.readouterr().err
 
 
 def test_several_objectives_have_a_front_and_a_knee(place: Path) -> None:
@@ -392,7 +421,6 @@ def test_inference_settings_stay_while_the_rest_is_tried(place: Path) -> None:
     assert main(["sweep", "detect", *(f"--{name}={value}" for name, value in given.items())]) == 0
     slow = [(each.params["precision"], each.params["level"]) for each in stored(place)]
     assert [len(set(slow[start : start + 4])) for start in (0, 4)] == [1, 1]
-    assert all("samples_per_min" in each.data.metrics for each in runs("trial"))
 
 
 def test_a_second_process_is_told_that_the_study_is_held(place: Path) -> None:
@@ -550,8 +578,9 @@ def sweep_precisions(place: Path, space: str = PRECISIONS) -> list[Any]:
 
 def test_a_sweep_of_quality_uses_the_records_of_single_runs_and_they_use_its(place: Path, searched: list[str]) -> None:
     assert main(["detect", *MODEL, "--precision=bf16"]) == 0
-    sweep_precisions(place)
+    children = sweep_precisions(place)
     assert searched == ["fp32"]
+    assert not any("seconds" in child.data.metrics for child in children)  # one cost is the single run's
     assert main(["detect", *MODEL, "--precision=fp32"]) == 0
     replayed = {run.data.params["precision"]: run.data.tags["replayed"] for run in runs("run")}
     assert replayed == {"bf16": "false", "fp32": "true"}

@@ -97,6 +97,19 @@ def test_a_muted_finding_is_listed_apart_wherever_findings_are(
     assert "muted" not in client.get_run(execute()[1].run_id).data.tags
 
 
+def test_what_was_asked_to_be_muted_is_recorded_though_nothing_was_found(
+    client: mlflow.MlflowClient, execute: Execute
+) -> None:
+    recorded = client.get_run(execute(mute="empty_scored")[1].run_id).data
+    assert (recorded.tags["muted"], recorded.tags["origin.mute"]) == ("empty_scored", "given")
+    assert recorded.params["mute"] == "empty_scored"
+
+
+def test_equal_settings_are_one_configuration(client: mlflow.MlflowClient, execute: Execute) -> None:
+    digests = {execute(alpha=alpha)[0].digests["config"] for alpha in ("0", "0.0", "-0.0", "0e1")}
+    assert len(digests) == 1
+
+
 def test_a_run_holds_figures_tables_records_and_report(
     client: mlflow.MlflowClient, execute: Execute, tmp_path: Path
 ) -> None:

@@ -74,8 +74,10 @@ def _add_commands_of_a_run(commands: Any) -> None:
 
 
 def _add_bench(commands: Any, stages: Sequence[Stage[Any, Any]]) -> None:
-    bench = commands.add_parser("bench", help="measure a stage against its baseline", allow_abbrev=False)
-    bench.add_argument("stage", choices=["sweep", *(stage.name for stage in stages if stage.benches)])
+    bench = commands.add_parser(
+        "bench", help="measure a stage against its baseline, a sweep, or the start of commands", allow_abbrev=False
+    )
+    bench.add_argument("stage", choices=["sweep", "start", *(stage.name for stage in stages if stage.benches)])
     bench.add_argument("--table", help="only the one of this name")
     bench.add_argument("--quick", action="store_true", help="the first case only")
     bench.add_argument("--repeats", type=int, default=3, help="timed runs of each side, in turn [default 3]")

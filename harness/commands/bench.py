@@ -1,16 +1,18 @@
-"""`bench STAGE`: a stage beside its baselines; `bench sweep`: what a sweep costs beside its evaluations."""
+"""`bench STAGE`: a stage beside its baselines; `bench sweep`, `bench start`: what sweeps and commands cost."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.commands.arguments import named
 from harness.commands.bookkeeping import bookkeeping
 from harness.commands.console import progress
+from harness.commands.start import start
 from harness.measuring.clock import Clock
 from harness.running import hardware
 from harness.running.records import write_records
@@ -27,7 +29,8 @@ def bench(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
     """Measure a stage against its baselines, print each table and keep it in a run of its own."""
     if given.unknown:
         raise BadInput(f"bench: {given.unknown[0]} is not an option; --table, --quick, --repeats and --device are")
-    benches = {"bookkeeping": None} if given.stage == "sweep" else named(stages, given.stage).benches
+    of_all = {"sweep": ["bookkeeping"], "start": ["start"]}
+    benches = of_all[given.stage] if given.stage in of_all else [*named(stages, given.stage).benches]
     if given.table is not None and given.table not in benches:
         raise BadInput(f"bench: {given.stage} has no table {given.table}; {suggest(given.table, benches)}")
     with tracked(f"bench-{given.stage}", "benchmark") as tracked_run:
@@ -40,20 +43,27 @@ def bench(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
 
 def _tables(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> Iterator[tuple[str, pd.DataFrame]]:
     """The tables of a benchmark, each as soon as it is measured."""
+    stage = next(stage for stage in stages if stage.score_many is not None)
     if given.stage == "sweep":
-        stage = next(stage for stage in stages if stage.score_many is not None)
-        yield "bookkeeping", _of_a_sweep(stage, 200 if given.quick else 2000)
+        with _records(stage) as file:
+            yield "bookkeeping", bookkeeping(stage, {"records": str(file)}, 200 if given.quick else 2000, progress)
+        return
+    if given.stage == "start":
+        with _records(stage) as file:
+            words = ["--help", f"{stage.name} --help", f"score {stage.name} --records {file}", f"compare {stage.name}"]
+            commands = [command.split() for command in words[: 1 if given.quick else None]]
+            yield "start", start(commands, file.parent, given.repeats, progress)
         return
     for name, measure in named(stages, given.stage).benches.items():
         if given.table in {None, name}:
             yield name, measure(given.device, given.repeats, given.quick, progress)
 
 
-def _of_a_sweep(stage: Stage[Any, Any], trials: int) -> pd.DataFrame:
-    """A sweep over the records of the stage's built-in run, whose scoring takes next to nothing."""
-    plan = resolve(stage, {}, hardware.load_profiles())
-    records, _, _ = obtain(plan, progress, Clock())
+@contextmanager
+def _records(stage: Stage[Any, Any]) -> Iterator[Path]:
+    """The records of the stage's built-in run, whose scoring takes next to nothing, in a folder of their own."""
+    records, _, _ = obtain(resolve(stage, {}, hardware.load_profiles()), progress, Clock())
     with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder:
         file = Path(folder) / "records.parquet"
         write_records(records, file)
-        return bookkeeping(stage, {"records": str(file)}, trials, progress)
+        yield file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
 
 @contextmanager
 def progress(total: int, description: str, unit: str = "samples", initial: int = 0) -> Iterator[Callable[..., object]]:
+    """A bar that counts to `total`, `initial` having been there before; see Context."""
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left{postfix}]"
     with _Bar(
         total=total,
@@ -56,12 +57,7 @@ def show(result: Result, debug: bool) -> None:
     def summarised(name: str) -> bool:
         return summary is not None and "/" in name and name.partition("/")[0] in summary
 
-    for name, value in metrics.items():
-        stem, _, end = name.rpartition("_")
-        if not (end in {"low", "high"} and stem in metrics) and not summarised(name):
-            ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
-            interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
-            print(f"  {name:<26} {number(value):>12}{interval}")
+    _show_metrics({name: value for name, value in metrics.items() if not summarised(name)})
     for name, reason in result.report.undefined.items():
         if not summarised(name):
             print(f"  {name:<26}    undefined  {reason}")
@@ -73,7 +69,18 @@ def show(result: Result, debug: bool) -> None:
     show_audit(result.audit, debug)
 
 
+def _show_metrics(metrics: Mapping[str, float]) -> None:
+    """A line a metric, with its interval where it has one."""
+    for name, value in metrics.items():
+        stem, _, end = name.rpartition("_")
+        if not (end in {"low", "high"} and stem in metrics):
+            ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
+            interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
+            print(f"  {name:<26} {number(value):>12}{interval}")
+
+
 def show_trials(planned: Sweep, trials: list[Trial]) -> None:
+    """How far a sweep has come, and the best trials."""
     from harness.sweeping.front import pareto
 
     failed = sum(trial.values is None for trial in trials)
@@ -88,13 +95,8 @@ def show_trials(planned: Sweep, trials: list[Trial]) -> None:
 
 
 def show_conclusion(conclusion: Conclusion, debug: bool) -> None:
-    for name, value in conclusion.metrics.items():
-        if not name.endswith(("_low", "_high")):
-            ends = [
-                conclusion.metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in conclusion.metrics
-            ]
-            interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
-            print(f"  {name:<26} {number(value):>12}{interval}")
+    """What a sweep has come to, and what its audit says."""
+    _show_metrics(conclusion.metrics)
     show_audit(conclusion.audit, debug)
 
 

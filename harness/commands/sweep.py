@@ -40,7 +40,7 @@ def sweep(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
         show_conclusion(conclusion, "debug" in given)
         show_place(tracked_run, f", filter: {planned.filter()}")
         if conclusion.winner is None:
-            raise BadInput(f"sweep: {conclusion.audit.findings[0].message}")
+            raise BadInput(f"sweep: {conclusion.audit.found[0].message}")
     return 0
 
 
@@ -63,11 +63,13 @@ def _record(tracked_run: Tracked, study: Study, conclusion: Conclusion) -> None:
     """Log what the study has come to: numbers, tables, texts and pictures."""
     planned, trials = study.sweep, study.trials()
     chosen = conclusion.winner.params if conclusion.winner else {}
+    mute = planned.plan.options.mute
+    muted = {"muted": mute} if mute else {}
     best = {f"best.{name}": str(value) for name, value in chosen.items()}
     tracked_run.record_sweep(
         planned.settings(),
         conclusion.metrics,
-        planned.tags() | best | {"kind": "study", "note": _summary(conclusion)},
+        planned.tags() | best | muted | {"kind": "study", "note": _summary(conclusion)},
         conclusion.audit,
         front.table(trials, planned),
     )

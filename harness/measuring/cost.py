@@ -115,14 +115,15 @@ class CostMetric(Metric):
     """A figure of a cost, and how it comes from one: a number, numbers by device or part, or None where it has none.
 
     By the empty name such a mapping has the figure as a whole; without `whole` there is none.
-    `axis` says whether leaderboards draw quality against it, `bound` whose memory bounds it, `devices` those on
-    which it is measured (none named: on all).
+    `axis` says whether leaderboards draw quality against it, `bound` whose memory bounds it, `speed` whether it is
+    what a run's speed is told by, `devices` those on which it is measured (none named: on all).
     """
 
     of: Callable[[Cost], float | Mapping[str, float] | None]
     whole: bool = True
     axis: bool = False
     bound: Bound | None = None
+    speed: bool = False
     devices: tuple[str, ...] = ()
 
     def measured_on(self, device: str) -> bool:
@@ -138,7 +139,12 @@ def directions() -> dict[str, Direction]:
 def bounds(device: str, host_gb: float, device_gb: float) -> dict[str, float]:
     """What of a machine bounds figures of a cost, by name: its memory in GiB, and that of one device."""
     memory = {"host": host_gb, "device": device_gb}
-    return {each.name: memory[each.bound] for each in COSTS if each.bound and each.measured_on(device)}
+    return {figure.name: memory[figure.bound] for figure in COSTS if figure.bound and figure.measured_on(device)}
+
+
+def speeds(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of some metrics that a run's speed is told by."""
+    return {figure.name: metrics[figure.name] for figure in COSTS if figure.speed and figure.name in metrics}
 
 
 def _highest_and_each(sizes: Mapping[str, float]) -> dict[str, float]:
@@ -200,7 +206,7 @@ COSTS = (
     ),
     CostMetric(
         "samples_per_min", "1/min", "maximize", "samples a minute of wall time",
-        of=lambda cost: _known(cost, cost.samples, lambda: 60 * cost.samples / cost.seconds), axis=True,
+        of=lambda cost: _known(cost, cost.samples, lambda: 60 * cost.samples / cost.seconds), axis=True, speed=True,
     ),
     CostMetric(
         "tokens_per_s", "1/s", "maximize", "tokens a second of wall time",
@@ -215,10 +221,12 @@ COSTS = (
 
 
 def highest(peaks: Iterable[Mapping[str, N]]) -> dict[str, N]:
+    """The largest of each name."""
     return _by_name(peaks, max)
 
 
 def total(parts: Iterable[Mapping[str, N]]) -> dict[str, N]:
+    """The sum of each name."""
     return _by_name(parts, sum)
 
 

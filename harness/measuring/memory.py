@@ -25,6 +25,7 @@ class Memory:
         self.forget()
 
     def forget(self) -> None:
+        """Leave out of the peaks what was held until now."""
         self.of_all = 0
         self.allocated: dict[str, int] = {}
         self.on_device: dict[str, int] = {}
@@ -43,6 +44,7 @@ class Memory:
         self.seconds += time.thread_time() - started
 
     def look(self) -> None:
+        """Look once, and keep what is higher than before."""
         processes = _family()
         self.of_all = max(self.of_all, sum(map(_resident, processes)))
         if device := mps():

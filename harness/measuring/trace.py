@@ -23,6 +23,7 @@ class Profiler:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
+        """Trace a batch, if it is one of the first."""
         if self._batches == 0:
             self._profile.start()
         yield
@@ -31,6 +32,7 @@ class Profiler:
             self._profile.stop()
 
     def trace(self) -> bytes | None:
+        """The trace as gzipped JSON; None where there was no batch."""
         if self._batches == 0 or self._trace:
             return self._trace
         if self._batches < TRACED:

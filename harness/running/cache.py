@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from harness.running import code
 from harness.running.records import read_records, write_records
-from harness.stage import BadInput, Params, Records, Stage
+from harness.stage import BadInput, Late, Params, Records, Stage
 
 
 def folder() -> Path:
@@ -36,10 +36,19 @@ def key(
         "inputs": dict(inputs),
         "seed": seed,
         "code": code.digest(f"{stage.package}.inference"),
-        "given": repr(getattr(stage.infer, "keywords", {})),
+        "given": _given(stage),
         "surroundings": dict(surroundings),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+
+def _given(stage: Stage[Any, Any]) -> dict[str, Any]:
+    """What the stage gives its inference by keyword, as plain values; TypeError for what has none."""
+    given: dict[str, Mapping[str, Any]] = getattr(stage.infer, "keywords", {})
+    for keyword, functions in given.items():
+        if not isinstance(functions, Mapping) or not all(isinstance(late, Late) for late in functions.values()):
+            raise TypeError(f"{stage.name}: infer: {keyword} must be a mapping of names to functions that are Late")
+    return {keyword: {name: vars(late) for name, late in functions.items()} for keyword, functions in given.items()}
 
 
 def find(name: str) -> Records | None:
@@ -56,19 +65,19 @@ def keep(name: str, records: Records) -> None:
     write_records(records, folder() / f"{name}.parquet")
 
 
-def remember(name: str, find: Callable[[], int]) -> int:
+def remember(name: str, measure: Callable[[], int]) -> int:
     """A number found once on this machine, such as a batch size that fits into its memory."""
     path = folder() / "remembered" / f"{name}.json"
     try:
         return int(json.loads(path.read_bytes()))
     except (OSError, ValueError):
-        found = find()
+        number = measure()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found))
+        path.write_text(json.dumps(number))
     except OSError as error:
         raise BadInput(f"cache {path}: cannot be written: {error.strerror}") from error
-    return found
+    return number
 
 
 @contextmanager

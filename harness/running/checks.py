@@ -324,3 +324,16 @@ CHECKS = (
     cost_unknown,
     cost_replayed,
 )
+
+# Codes of what is said of a result by other means: a profile that left no trace, and what a sweep concludes.
+BESIDE_CHECKS = (
+    "no_trace",
+    "no_winner",
+    "no_holdout",
+    "holdout_seen_again",
+    "holdout_undefined",
+    "holdout_interval_wide",
+    "default_failed",
+    "no_gain",
+    "gain_in_interval",
+)

@@ -18,12 +18,12 @@ def sources(*packages: str) -> dict[str, Path]:
     """
     tree = _modules(packages[0].partition(".")[0])
     todo = [name for name in tree for package in packages if f"{name}.".startswith(f"{package}.")]
-    found: dict[str, Path] = {}
+    needed: dict[str, Path] = {}
     while todo:
-        if (name := todo.pop()) not in found:
-            found[name] = tree[name]
+        if (name := todo.pop()) not in needed:
+            needed[name] = tree[name]
             todo += _imports(_parsed(tree[name]), tree)
-    return dict(sorted(found.items()))
+    return dict(sorted(needed.items()))
 
 
 def digest(*packages: str) -> str:
@@ -45,13 +45,13 @@ def _modules(top: str) -> dict[str, Path]:
 
 
 def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes())
+    """The syntax tree of what runs: what only a type checker reads is not in it."""
+    tree: ast.Module = _Running().visit(ast.parse(path.read_bytes()))
+    return tree
 
 
 def _imports(node: ast.AST, tree: Collection[str]) -> Iterator[str]:
     """The modules of a tree that are imported: `from a import b` means the module a.b, or else something in a."""
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-        return
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names if alias.name in tree)
     elif isinstance(node, ast.ImportFrom) and node.module in tree:
@@ -70,6 +70,14 @@ def _meaning(path: Path, changed: int) -> str:
     return ast.dump(_Silent().visit(_parsed(path)))
 
 
+class _Running(ast.NodeTransformer):
+    """Leaves out the body of `if TYPE_CHECKING`."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"} else node
+
+
 class _Silent(ast.NodeTransformer):
     """Leaves out docstrings and the descriptions of settings."""
 
@@ -83,5 +91,5 @@ class _Silent(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if isinstance(node.func, ast.Name) and node.func.id == "Field":
-            node.keywords = [each for each in node.keywords if each.arg != "description"]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "description"]
         return self.generic_visit(node)

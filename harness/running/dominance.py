@@ -1,4 +1,4 @@
-"""Which of several results no other beats: the Pareto front."""
+"""Which of several results no other beats: the Pareto front, for sweeps and leaderboards, which cannot share a room."""
 
 from __future__ import annotations
 

@@ -140,8 +140,8 @@ def find_machine() -> Machine:
     import psutil
 
     processor = platform.machine()
-    if found := _find_gpus():
-        return Machine(("cuda", "cpu"), found.name, processor, found.count, found.memory_gb)
+    if accelerators := _find_gpus():
+        return Machine(("cuda", "cpu"), accelerators.name, processor, accelerators.count, accelerators.memory_gb)
     memory = psutil.virtual_memory().total / 2**30
     devices: tuple[Device, ...] = ("mps", "cpu") if _has_mps() else ("cpu",)
     return Machine(devices, _processor_name(), processor, 1, memory)
@@ -160,15 +160,15 @@ def choose_profile(tag: str, machine: Machine, profiles: list[Profile], *, unche
     by_tag = {profile.tag: profile for profile in profiles}
     if tag not in by_tag:
         raise BadInput(f"hardware = {tag}: no such profile; {suggest(tag, ['auto', *by_tag])}")
-    found = by_tag[tag]
-    if found.match.device not in machine.devices or not (unchecked or found.fits(machine)):
+    profile = by_tag[tag]
+    if profile.match.device not in machine.devices or not (unchecked or profile.fits(machine)):
         raise BadInput(f"hardware = {tag}: this machine is {machine}; use hardware=auto")
-    return found
+    return profile
 
 
 def _rank(profile: Profile, machine: Machine) -> int:
-    found = machine.devices
-    return found.index(profile.match.device) if profile.match.device in found else len(found)
+    devices = machine.devices
+    return devices.index(profile.match.device) if profile.match.device in devices else len(devices)
 
 
 def _find_gpus() -> gpus.Gpus | None:

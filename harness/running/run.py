@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.measuring.clock import Clock
+from harness.measuring.cost import speeds
 from harness.running import cache, surroundings
 from harness.running.audit import Audit, audit
 from harness.running.journal import open_journal
@@ -45,7 +46,7 @@ class Result:
             "undefined": self.report.undefined,
             **self.audit.as_json(),
             "params": {name: {"value": value, "origin": self.plan.origins[name]} for name, value in settings.items()},
-            "cost": vars(cost) | {"samples_per_min": cost.metrics().get("samples_per_min")} if cost else None,
+            "cost": vars(cost) | speeds(cost.metrics()) if cost else None,
             "shares": self.shares,
             "counts": self.records.origin.get("counts", {}),
             "replayed": self.replayed,
@@ -84,7 +85,7 @@ def write_json(path: Path, content: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     except OSError as error:
-        raise BadInput(f"report = {path}: cannot be written: {error.strerror}") from error
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def obtain(

@@ -55,9 +55,9 @@ class Plan:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting in force by name, inference before scoring; what was left unset is missing."""
-        infer = self.infer.model_dump() if self.infer else {}
-        values = infer | self.score.model_dump() | self.options.model_dump(include={"records", "seed"})
+        """Every setting in force by name, inference before scoring, canonical; what was left unset is missing."""
+        values = (self.infer.canonical() if self.infer else {}) | self.score.canonical()
+        values |= {"records": self.options.records, "seed": self.options.seed}
         return {name: value for name, value in values.items() if value is not None}
 
 

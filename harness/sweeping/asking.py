@@ -36,29 +36,29 @@ def block_size(sweep: Sweep) -> int:
     return 1 if sweep.space.sampler in _LEARNING else _BLOCK
 
 
-def ask(sweep: Sweep, memory: optuna.Study, number: int) -> optuna.Trial:
-    """Trial `number`, decided by the study's seed, that number and the trials told so far."""
+def ask(sweep: Sweep, mirror: optuna.Study, number: int) -> optuna.Trial:
+    """Trial `number`, decided by the study's seed, that number and the trials that the mirror has been told."""
     if sweep.is_grid:
-        memory.enqueue_trial(sweep.grid[number])
-        return memory.ask(sweep.distributions)
-    fixed = _kept(sweep, memory, number)
+        mirror.enqueue_trial(sweep.grid[number])
+        return mirror.ask(sweep.distributions)
+    fixed = _kept(sweep, mirror, number)
     if sweep.space.sampler == "qmc":
-        memory.enqueue_trial(_quasi_random(sweep, number) | fixed)
-        return memory.ask(sweep.distributions)
+        mirror.enqueue_trial(_quasi_random(sweep, number) | fixed)
+        return mirror.ask(sweep.distributions)
     chosen = sampler(sweep.space, sweep.distributions, sweep.plan.options.seed, number)
     if fixed:
         with quiet():
             chosen = optuna.samplers.PartialFixedSampler(fixed, chosen)
-    memory.sampler = chosen
-    return memory.ask(sweep.distributions)
+    mirror.sampler = chosen
+    return mirror.ask(sweep.distributions)
 
 
-def _kept(sweep: Sweep, memory: optuna.Study, number: int) -> dict[str, Any]:
+def _kept(sweep: Sweep, mirror: optuna.Study, number: int) -> dict[str, Any]:
     """Settings of inference that stay for a while, as the others cost nothing to try; not if they have failed."""
     leader = number - number % sweep.space.inner
     if not sweep.slow or sweep.slow == set(sweep.distributions) or leader == number:
         return {}
-    before = memory.get_trials(deepcopy=False)[leader]
+    before = mirror.get_trials(deepcopy=False)[leader]
     return {} if before.state == TrialState.FAIL else {name: before.params[name] for name in sweep.slow}
 
 
@@ -125,6 +125,7 @@ def sampler(
 
 
 def distribution(field: Range | tuple[Any, ...]) -> BaseDistribution:
+    """A field of a space in Optuna's words."""
     if isinstance(field, tuple):
         return CategoricalDistribution(field)
     if field.whole:

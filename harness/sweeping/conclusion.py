@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.running.audit import Audit, audit
+from harness.running.audit import Audit, audit, muted_codes
 from harness.running.checks import WIDE
 from harness.running.settings import Plan
 from harness.stage import Audited, Finding, Progress, Report, one_line
@@ -62,8 +62,9 @@ def conclude(sweep: Sweep, trials: Sequence[Trial], evaluator: Evaluator, looks:
     if best is None or best.values is None:
         reasons = "; ".join(dict.fromkeys(trial.outcome.reason for trial in trials if trial.outcome.reason))
         broken = f"each broke one of {', '.join(map(str, sweep.space.constraints))}"
+        mute = muted_codes(sweep.plan.stage, sweep.plan.options.mute)
         message = f"no trial finished within the constraints: {reasons[:500] or broken}; more trials, or a wider space"
-        return Conclusion(None, metrics=counts, audit=Audit().adding(Finding("fail", "no_winner", message)))
+        return Conclusion(None, metrics=counts, audit=Audit(mute=mute).adding(Finding("fail", "no_winner", message)))
     plan = with_settings(sweep.plan, best.params)
     seen, held = evaluator.records(plan, progress)
     selection = plan.stage.score(seen, plan.score)

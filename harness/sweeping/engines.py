@@ -23,6 +23,7 @@ class InProcess:
     """Evaluates at once, in this process: the fastest where scoring takes milliseconds."""
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Call `function`, and wait for it."""
         future: Future[T] = Future()
         try:
             future.set_result(function(*arguments))

@@ -44,7 +44,7 @@ def table(trials: Sequence[Trial], sweep: Sweep) -> pd.DataFrame:
         [
             {
                 "trial": trial.number,
-                "state": "failed" if trial.values is None else "complete" if trial.feasible else "infeasible",
+                "state": trial.state,
                 "pareto": trial.number in front,
                 **{name: trial.outcome.metrics.get(name) for name in sweep.space.objectives},
                 **{f"params.{name}": value for name, value in trial.params.items()},

@@ -69,8 +69,8 @@ class Sweep:
     @cached_property
     def objective(self) -> Objective:
         """What trials have in common; they must yield the objectives and what constraints bound."""
-        wanted = (*self.space.objectives, *(bound.metric for bound in self.space.constraints))
-        return Objective(self.plan, self.options.holdout, wanted, varied=bool(self.slow))
+        wanted = dict.fromkeys([*self.space.objectives, *(bound.metric for bound in self.space.constraints)])
+        return Objective(self.plan, self.options.holdout, tuple(wanted), varied=bool(self.slow))
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -114,7 +114,7 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], Pla
     identity = {
         "space": space.digest,
         "data": run.digest(digests),
-        "settings": run.digest({name: value for name, value in _canonical(plan).items() if name not in space.searched}),
+        "settings": run.digest({name: value for name, value in plan.settings.items() if name not in space.searched}),
         "code": code.digest(f"{stage.package}.inference", f"{stage.package}.scoring"),
         "holdout": str(options.holdout),
         "hardware": plan.profile.tag,
@@ -122,24 +122,16 @@ def prepare(given: Mapping[str, str], resolve: Callable[[Mapping[str, str]], Pla
     return Sweep(plan, space, options, digests, identity, frozenset(given))
 
 
-def _canonical(plan: Plan) -> dict[str, Any]:
-    """Every setting that decides what a trial yields, in the form that digests are made of."""
-    halves = [half.canonical() for half in (plan.infer, plan.score) if half is not None]
-    return {name: value for half in halves for name, value in half.items()} | {
-        "records": plan.options.records,
-        "seed": plan.options.seed,
-    }
-
-
 def _digests(plan: Plan, space: Space) -> dict[str, str]:
     """What the records are made from, also where choices of the space read something else."""
-    digests, stage = run.input_digests(plan), plan.stage
+    own, stage = run.input_digests(plan), plan.stage
+    digests = dict(own)
     for name in space.searched.keys() & stage.infer_params.model_fields.keys():
         for i, value in enumerate(choices if isinstance(choices := space.searched[name], tuple) else ()):
             other = with_settings(plan, {name: value})
             assert other.infer is not None
             inputs = stage.inputs(other.infer)
-            digests |= {f"{key}.{name}.{i}": content for key, content in inputs.items() if content != digests[key]}
+            digests |= {f"{key}.{name}.{i}": content for key, content in inputs.items() if content != own.get(key)}
     return digests
 
 

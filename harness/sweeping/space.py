@@ -121,8 +121,11 @@ def _points(field: Range | tuple[Value, ...]) -> list[Value] | None:
     return field.points() if isinstance(field, Range) else list(field)
 
 
-def load(name: str | None, stage: Stage[Any, Any], memory: Mapping[str, float], sampler: str | None = None) -> Space:
-    """Read a space: a file, or a name in search_spaces/; BadInput names file, line, value and what is allowed."""
+def load(name: str | None, stage: Stage[Any, Any], bounds: Mapping[str, float], sampler: str | None = None) -> Space:
+    """Read a space: a file, or a name in search_spaces/; BadInput names file, line, value and what is allowed.
+
+    `bounds` are what a constraint means by `hardware`, by the metric that it bounds.
+    """
     path = _find(name or stage.name)
     try:
         text = path.read_text()
@@ -139,7 +142,7 @@ def load(name: str | None, stage: Stage[Any, Any], memory: Mapping[str, float], 
         reader.fail(("stage",), f"stage = {content.get('stage')}: the sweep is of {stage.name}")
     searched, fixed = reader.fields(content.get("fields") or {})
     objectives = reader.objectives(content.get("objectives") or {})
-    constraints = tuple(reader.constraints(content.get("constraints") or [], memory))
+    constraints = tuple(reader.constraints(content.get("constraints") or [], bounds))
     how = content.get("sampler") or {"name": "tpe"}
     how = {"name": how} if isinstance(how, str) else how
     if not isinstance(how, dict):
@@ -154,7 +157,7 @@ def load(name: str | None, stage: Stage[Any, Any], memory: Mapping[str, float], 
         reader.fail(("inner",), f"inner = {inner}: must be a whole number of at least 1")
     space = Space(path.stem, searched, fixed, objectives, constraints, str(chosen), options, inner, text)
     if chosen == "grid" and space.size() is None:
-        name = next(name for name, each in searched.items() if _points(each) is None)
+        name = next(name for name, values in searched.items() if _points(values) is None)
         reader.fail(("fields", name), f"{name}: a grid needs a step, or a list of values")
     return space
 
@@ -178,6 +181,7 @@ class _Reader:
         self._directions = {metric.name: metric.direction for metric in stage.metrics} | cost.directions()
 
     def fail(self, place: tuple[Any, ...], message: str) -> NoReturn:
+        """Raise BadInput that names the line of a place."""
         raise BadInput(f"space {self._path.name}, line {self.line(place)}: {message}")
 
     def line(self, place: tuple[Any, ...]) -> int:
@@ -195,6 +199,7 @@ class _Reader:
         return line
 
     def fields(self, content: Any) -> tuple[dict[str, Range | tuple[Value, ...]], dict[str, Value]]:
+        """What is searched, and what is held fixed."""
         if not isinstance(content, dict):
             self.fail(("fields",), "fields must be a mapping of settings to a range, a list or a value")
         searched: dict[str, Range | tuple[Value, ...]] = {}
@@ -278,17 +283,18 @@ class _Reader:
                 self.fail(place, f"{name} = {direction}: better is to {self._directions[name]} it")
         return dict(content)
 
-    def constraints(self, content: Any, memory: Mapping[str, float]) -> Iterator[Constraint]:
+    def constraints(self, content: Any, bounds: Mapping[str, float]) -> Iterator[Constraint]:
+        """The bounds that a result must keep to."""
         for i, text in enumerate(content):
             match = _CONSTRAINT.fullmatch(str(text).strip())
             if match is None:
                 self.fail(("constraints", i), f"{text}: a constraint reads `peak_rss_gb <= 12` or `… <= hardware`")
             metric, sign, bound = match.groups()
             self._known(("constraints", i), metric)
-            if bound == "hardware" and metric not in memory:
-                self.fail(("constraints", i), f"{text}: `hardware` is a bound of {' or '.join(memory)} here")
+            if bound == "hardware" and metric not in bounds:
+                self.fail(("constraints", i), f"{text}: `hardware` is a bound of {' or '.join(bounds)} here")
             try:
-                yield Constraint(metric, sign == "<=", memory[metric] if bound == "hardware" else float(bound))
+                yield Constraint(metric, sign == "<=", bounds[metric] if bound == "hardware" else float(bound))
             except ValueError:
                 self.fail(("constraints", i), f"{text}: {bound} is not a number")
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Study:
     def trials(self) -> list[Trial]:
         """Every finished trial."""
         frozen = self.stored.get_trials(deepcopy=False)
-        return [_finished(each) for each in frozen if each.state.is_finished()]
+        return [_finished(row) for row in frozen if row.state.is_finished()]
 
     def conduct(self, engine: Engine, progress: Progress, report: Callable[[Trial], None]) -> None:
         """Run what is missing to the number of trials asked for; `report` is told of each trial as it ends."""
@@ -68,20 +69,20 @@ class Study:
         finished = {number: row for number, row in rows.items() if row.state.is_finished()}
         total = sweep.total
         size = asking.block_size(sweep)
-        memory = optuna.create_study(directions=sweep.directions, sampler=asking.Nothing())
+        mirror = optuna.create_study(directions=sweep.directions, sampler=asking.Nothing())
         first = next((start for start in range(0, total, size) if not _all_in(finished, start, size)), total)
         for number in range(min(first, len(finished))):
-            memory.add_trial(finished[number])
+            mirror.add_trial(finished[number])
         failed = sum(row.state == TrialState.FAIL for row in finished.values())
         best = reduce(partial(better, sweep), self.trials(), None)
         with progress(total, "sweep", "trials", min(len(finished), total)) as advance:
             advance(0, _note(sweep, best, failed))
             for start in range(first, total, size):
                 block = range(start, min(start + size, total))
-                asked = {number: asking.ask(sweep, memory, number) for number in block}
+                asked = {number: asking.ask(sweep, mirror, number) for number in block}
                 outcomes = self._evaluate(asked, rows, engine, progress)
                 for number, trial in asked.items():
-                    done = self._tell(memory, trial, outcomes[number], rows.get(number))
+                    done = self._tell(mirror, trial, outcomes[number], rows.get(number))
                     if number in finished:
                         continue
                     report(done)
@@ -145,7 +146,7 @@ class Study:
         outcomes[row.number] = outcome
         self._storage.set_trial_user_attr(row._trial_id, "outcome", json.dumps(asdict(outcome)))
 
-    def _tell(self, memory: optuna.Study, trial: optuna.Trial, outcome: Outcome, row: FrozenTrial | None) -> Trial:
+    def _tell(self, mirror: optuna.Study, trial: optuna.Trial, outcome: Outcome, row: FrozenTrial | None) -> Trial:
         """Tell the samplers' study and then the stored one, which takes over what samplers have noted down."""
         assert row is not None
         space, state, values = self.sweep.space, TrialState.FAIL, None
@@ -153,18 +154,14 @@ class Study:
             state, values = TrialState.COMPLETE, [outcome.metrics[name] for name in space.objectives]
             for constraint in space.constraints:
                 trial.set_constraint(str(constraint), constraint.excess(outcome.metrics[constraint.metric]))
-        memory.tell(trial, values, state)
+        mirror.tell(trial, values, state)
         if not row.state.is_finished():
-            for name, value in memory.get_trials(deepcopy=False)[trial.number].system_attrs.items():
+            for name, value in mirror.get_trials(deepcopy=False)[trial.number].system_attrs.items():
                 self._storage.set_trial_system_attr(row._trial_id, name, value)
             if outcome.reason is not None:
                 self._storage.set_trial_user_attr(row._trial_id, "reason", outcome.reason)
             self._storage.set_trial_state_values(row._trial_id, state, values)
-        excesses = dict(trial.constraints) if outcome.reason is None else {}
-        started = row.datetime_start.timestamp() if row.datetime_start else time.time()
-        return Trial(
-            row.number, _plain(row), outcome, tuple(values) if values else None, excesses, started, time.time()
-        )
+        return _trial(row, outcome, values, trial.constraints if values else {}, datetime.now())
 
 
 def _jobs(sweep: Sweep, settings: Mapping[int, Mapping[str, Any]]) -> list[list[int]]:
@@ -248,15 +245,18 @@ def _plain(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
     return {name: round(value, 12) if name in steps else value for name, value in trial.params.items()}
 
 
-def _finished(frozen: FrozenTrial) -> Trial:
-    outcome = Outcome(**json.loads(frozen.user_attrs["outcome"]))
-    started, ended = frozen.datetime_start, frozen.datetime_complete
-    return Trial(
-        frozen.number,
-        _plain(frozen),
-        outcome,
-        tuple(frozen.values) if frozen.state == TrialState.COMPLETE else None,
-        dict(frozen.constraints) if frozen.state == TrialState.COMPLETE else {},
-        started.timestamp() if started else 0.0,
-        ended.timestamp() if ended else time.time(),
-    )
+def _finished(row: FrozenTrial) -> Trial:
+    complete = row.state == TrialState.COMPLETE
+    values, excesses = (row.values, row.constraints) if complete else (None, {})
+    return _trial(row, Outcome(**json.loads(row.user_attrs["outcome"])), values, excesses, row.datetime_complete)
+
+
+def _trial(
+    row: FrozenTrial,
+    outcome: Outcome,
+    values: Sequence[float] | None,
+    excesses: Mapping[str, float],
+    ended: datetime | None,
+) -> Trial:
+    began, over = (moment.timestamp() if moment else time.time() for moment in (row.datetime_start, ended))
+    return Trial(row.number, _plain(row), outcome, tuple(values) if values else None, dict(excesses), began, over)

@@ -57,7 +57,6 @@ class Trial:
 
     def row(self) -> dict[str, Any]:
         """What its tracking run says."""
-        state = "failed" if self.values is None else "complete" if self.feasible else "infeasible"
         return {
             "number": self.number,
             "params": self.params,
@@ -65,8 +64,13 @@ class Trial:
             "started": self.started,
             "ended": self.ended,
             "failure": self.outcome.reason,
-            "tags": {"state": state},
+            "tags": {"state": self.state},
         }
+
+    @property
+    def state(self) -> str:
+        """How it ended."""
+        return "failed" if self.values is None else "complete" if self.feasible else "infeasible"
 
     @property
     def feasible(self) -> bool:
@@ -78,7 +82,8 @@ class Trial:
 class Objective:
     """What the trials of a study have in common: the plan that they vary, the share held out, the metrics wanted.
 
-    Where settings of inference are `varied`, every inference has a process of its own, whose memory may run out.
+    Where settings of inference are `varied`, what the cache has not is inferred in a process of its own, whose memory
+    may run out.
     """
 
     plan: Plan
@@ -92,9 +97,14 @@ class Objective:
         return [name for name in self.wanted if name in {metric.name for metric in self.plan.stage.metrics}]
 
     @property
+    def costs(self) -> bool:
+        """Whether any of what is wanted is a cost."""
+        return len(self.quality) < len(self.wanted)
+
+    @property
     def apart(self) -> bool:
         """Whether what inferences take is compared, so that only those that began alike will do."""
-        return self.varied and len(self.quality) < len(self.wanted)
+        return self.varied and self.costs
 
     @property
     def quick(self) -> bool:
@@ -174,7 +184,8 @@ class Evaluator:
                 return [outcome for plan in plans for outcome in self._of_one_inference([plan], progress)]
             return [Outcome(reason=_reason(error), seconds=time.perf_counter() - start)]
         seconds = (time.perf_counter() - start) / len(plans)
-        cost = records.cost.metrics() if records.cost else {}
+        # Where it is not asked for, a cost may be that of an earlier run, measured in other circumstances.
+        cost = records.cost.metrics() if records.cost and self.objective.costs else {}
         return [_outcome(self.objective, metrics | cost, undefined, seconds) for metrics, undefined in scored]
 
 
@@ -185,7 +196,7 @@ def infer(plan: Plan, apart: bool) -> Records:
 
 def _inference(plan: Plan) -> str:
     """What plans of one inference have in common."""
-    return plan.infer.model_dump_json() if plan.infer else ""
+    return str(plan.infer.canonical()) if plan.infer else ""
 
 
 def split(plan: Plan, records: Records, holdout: float) -> tuple[Records, Records | None]:

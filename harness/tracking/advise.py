@@ -53,7 +53,7 @@ def advise(stage: Stage[Any, Any], run: Past, profile: Profile) -> dict[Goal, tu
     for remedy in stage.remedies(run.settings, run.metrics):
         if remedy.goal in needs and _possible(stage, run, profile, remedy):
             tried = advice[remedy.goal][1]
-            if remedy.setting not in {each.setting for each in tried}:
+            if remedy.setting not in {other.setting for other in tried}:
                 tried.append(remedy)
     return advice
 
@@ -68,12 +68,13 @@ def _needs_of_inference(run: Past) -> Iterator[tuple[Goal, str]]:
     if any(words in run.error.lower() for words in _OUT_OF_MEMORY):
         yield "memory", f"it failed: {one_line(run.error)[:200]}"
     elif run.memory_gb:
-        peaks = {figure.bound: figure.name for figure in cost.COSTS if figure.name in run.metrics}
-        peak = peaks.get("device") or peaks.get("host")
+        known = [figure for figure in cost.COSTS if figure.name in run.metrics]
+        of_device, of_host = ([peak.name for peak in known if peak.bound == bound] for bound in ("device", "host"))
+        peak = max(of_device or of_host, key=lambda name: run.metrics[name], default=None)
         if peak and run.metrics[peak] > _FULL * run.memory_gb:
             yield "memory", f"{peak} {run.metrics[peak]:.1f} of {run.memory_gb:.1f} GiB"
-    if speed := run.metrics.get("samples_per_min"):
-        yield "speed", f"samples_per_min {speed:,.1f}"
+    if speeds := cost.speeds(run.metrics):
+        yield "speed", ", ".join(f"{name} {value:,.1f}" for name, value in speeds.items())
 
 
 def _needs_of_scoring(stage: Stage[Any, Any], run: Past) -> Iterator[tuple[Goal, str]]:

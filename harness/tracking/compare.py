@@ -47,7 +47,10 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
     column = f"metrics.{metric}"
     if column in runs:
         runs = runs[(runs["status"] == "FINISHED") & runs[column].notna()]
-        runs = _beginning(_beginning(runs, "tags.hardware", options.hardware), "tags.data_digest", options.data)
+        if options.hardware is not None:
+            runs = runs[_tag(runs, "hardware") == options.hardware]
+        if options.data is not None:
+            runs = runs[_tag(runs, "data_digest").str.startswith(options.data)]
     if column not in runs or runs.empty:
         raise BadInput(f"compare: no finished run of {stage.name} with {metric} fits; python -m harness {stage.name}")
     digests = runs["tags.data_digest"].fillna("unknown").unique() if "tags.data_digest" in runs else ["unknown"]
@@ -73,11 +76,9 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
     return table.assign(pareto=_front(table, metric, directions))
 
 
-def _beginning(runs: pd.DataFrame, column: str, start: str | None) -> pd.DataFrame:
-    """The runs whose tag begins like this."""
-    if start is None:
-        return runs
-    return runs[runs[column].fillna("").str.startswith(start)] if column in runs else runs[:0]
+def _tag(runs: pd.DataFrame, name: str) -> pd.Series[str]:
+    """A tag of each run, empty where it has none."""
+    return runs.reindex(columns=[f"tags.{name}"])[f"tags.{name}"].fillna("").astype(str)
 
 
 def _axes() -> list[cost.CostMetric]:

@@ -27,7 +27,7 @@ def obstacles(recorded: Mapping[str, Any], digests: Mapping[str, str]) -> list[s
 
 
 def compare(recorded: Mapping[str, Any], result: run.Result) -> pd.DataFrame:
-    """One row a metric of quality: then, now, difference, and `equal`, `differs` or `cannot be compared`."""
+    """One row a metric of quality: then, now, difference, verdict; then the figures of cost, which never come again."""
     then, now = recorded["metrics"], result.report.metrics
     rows = []
     for name in sorted({*then, *now}):
@@ -40,7 +40,8 @@ def compare(recorded: Mapping[str, Any], result: run.Result) -> pd.DataFrame:
     cost = result.records.cost.metrics() if result.records.cost else {}
     for name, value in (recorded["cost"] or {}).items():
         if name in cost and isinstance(value, int | float):
-            verdict = "cannot be compared" if not _same_device(recorded, result) else "measured again"
+            again = "the records' own" if result.replayed else "measured again"
+            verdict = again if _same_device(recorded, result) else "cannot be compared"
             row = {"metric": name, "then": value, "now": cost[name], "difference": cost[name] - value}
             rows.append(row | {"verdict": verdict})
     return pd.DataFrame(rows)

@@ -50,19 +50,22 @@ class Tracked:
 
     def begin(self, plan: Plan) -> None:
         """Log what is about to be run, and where, so that a run that fails says so too."""
-        self._record_params(plan.settings)
+        asked = {"mute": plan.options.mute} if plan.options.mute else {}
+        self._record_params(plan.settings | asked)
         tags = {"hardware": plan.profile.tag, "device": plan.machine.name, "memory_gb": f"{plan.machine.memory_gb:.1f}"}
-        named = [*plan.settings, "hardware"]
+        named = [*plan.settings, *asked, "hardware"]
         tags |= {f"origin.{name}": plan.origins[name] for name in named if plan.origins[name] != "default"}
+        tags |= {"muted": asked["mute"]} if asked else {}
         self.client.log_batch(self.run_id, tags=[RunTag(name, value[:_LONGEST]) for name, value in tags.items()])
 
     def record(self, result: Result) -> None:
         """Log one result: numbers in one batch, then tables, figures, records and report as artifacts."""
         now = int(time.time() * 1000)
         metrics = [Metric(_name(name), value, now, 0) for name, value in result.metrics().items()]
-        tags = [RunTag(_name(name), value[:_LONGEST]) for name, value in _tags(result).items()]
-        self._record_params({"hardware": _tags(result)["hardware"]})  # MLflow compares parameters, but not tags
-        self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
+        tags = _tags(result)
+        self._record_params({"hardware": tags["hardware"]})  # MLflow compares parameters, but not tags
+        run_tags = [RunTag(_name(name), value[:_LONGEST]) for name, value in tags.items()]
+        self.client.log_batch(self.run_id, metrics=metrics, tags=run_tags)
         for name, draw in result.report.figures.items():
             self.client.log_figure(self.run_id, draw(), f"figures/{name}.png")
         with tempfile.TemporaryDirectory() as scratch:
@@ -86,13 +89,13 @@ class Tracked:
         """Log what a study has come to: numbers, notes, and all its trials as CSV and as MLflow's own table."""
         now = int(time.time() * 1000)
         self._record_params(params)
-        all_tags = {**tags, **_audit_tags(audit), "mlflow.note.content": tags["note"] + "\n\n" + _note(audit)}
+        all_tags = {**tags, "audit": audit.verdict, "mlflow.note.content": tags["note"] + "\n\n" + _note(audit)}
         self.client.log_batch(
             self.run_id,
             metrics=[Metric(_name(name), value, now, 0) for name, value in metrics.items()],
             tags=[RunTag(_name(name), value[:_LONGEST]) for name, value in all_tags.items() if name != "note"],
         )
-        if not audit.muted and "muted" in self.client.get_run(self.run_id).data.tags:  # by the sweep before it grew
+        if "muted" in self.client.get_run(self.run_id).data.tags.keys() - tags.keys():  # of the sweep before it grew
             self.client.delete_tag(self.run_id, "muted")
         self.record_table("trials", trials)
         # As log_table has it, which would add the rows to those of the sweep before it grew.
@@ -172,16 +175,16 @@ class Children:
 
     def _find(self) -> dict[int, tuple[str, str]]:
         """Run id and status of each trial that has a run."""
-        found: dict[int, tuple[str, str]] = {}
+        known: dict[int, tuple[str, str]] = {}
         token: str | None = None
         while True:
             page = self._client.search_runs(
                 [self._experiment], f"tags.`mlflow.parentRunId` = '{self._parent.run_id}'", page_token=token
             )
-            found |= {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in page}
+            known |= {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in page}
             token = page.token
             if not token:
-                return found
+                return known
 
     def _write_all(self) -> None:
         while (trial := self._queue.get()) is not None:
@@ -329,7 +332,7 @@ def _tags(result: Result) -> dict[str, str]:
     tags = {
         "stage": plan.stage.name,
         "hardware": result.records.cost.hardware if result.records.cost else plan.profile.tag,
-        **_audit_tags(result.audit),
+        "audit": result.audit.verdict,
         "replayed": str(result.replayed).lower(),
         "commit": result.environment["commit"],
     }
@@ -337,11 +340,6 @@ def _tags(result: Result) -> dict[str, str]:
     tags |= {f"{name}_digest": digest for name, digest in result.digests.items()}
     tags |= {f"undefined.{name}": reason for name, reason in result.report.undefined.items()}
     return tags | {"mlflow.note.content": _note(result.audit)}
-
-
-def _audit_tags(audit: Audit) -> dict[str, str]:
-    muted = dict.fromkeys(finding.code for finding in audit.muted)
-    return {"audit": audit.verdict} | ({"muted": ",".join(muted)} if muted else {})
 
 
 def _note(audit: Audit) -> str:

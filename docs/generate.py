@@ -1,4 +1,4 @@
-"""The tables of docs/ that the code decides: `python -m harness.commands.documentation` writes them anew."""
+"""The tables of these pages that the code decides: `python -m docs.generate` writes them anew."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments import STAGES
 from harness.commands.arguments import describe
-from harness.measuring.cost import COSTS
+from harness.measuring import cost
 from harness.running.checks import CHECKS
 from harness.running.hardware import load_profiles
 from harness.running.settings import RunOptions
@@ -19,7 +19,7 @@ from harness.stage import Check, Metric, Params
 from harness.sweeping import space
 from harness.tracking.compare import CompareOptions
 
-FOLDER = Path(__file__).parents[2] / "docs"
+FOLDER = Path(__file__).parent
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -108,7 +108,7 @@ def _spaces() -> str:
     for file in sorted(space.FOLDER.glob("*.yaml")):
         name = re.search(r"^stage: (\w+)", file.read_text(), re.MULTILINE)
         assert name is not None, f"{file} names no stage"
-        read = space.load(file.stem, stages[name[1]], dict.fromkeys(("peak_rss_gb", "peak_device_gb"), 0.0))
+        read = space.load(file.stem, stages[name[1]], cost.bounds("cuda", 0, 0))
         searched = ", ".join(f"`{setting}`" for setting in read.searched)
         rows.append([f"`{read.name}`", name[1], searched, ", ".join(read.objectives), read.sampler])
     return _table(["space", "stage", "searches", "objectives", "sampler"], rows)
@@ -124,24 +124,24 @@ def _word(value: object) -> str:
 
 def blocks() -> dict[str, Callable[[], str]]:
     """What makes each block, by the name that stands in its first line."""
-    found: dict[str, Callable[[], str]] = {
+    tables: dict[str, Callable[[], str]] = {
         "settings of a run": partial(_settings, RunOptions),
         "settings of a sweep": partial(_settings, space.SweepOptions),
         "settings of compare": partial(_settings, CompareOptions),
-        "figures of cost": partial(_metrics, COSTS),
+        "figures of cost": partial(_metrics, cost.COSTS),
         "hardware": _hardware,
         "limits of hardware": _limits,
         "search spaces": _spaces,
         "checks of every stage": partial(_checks, lambda: CHECKS),
     }
     for stage in STAGES:
-        found |= {
+        tables |= {
             f"inference of {stage.name}": partial(_settings, stage.infer_params),
             f"scoring of {stage.name}": partial(_settings, stage.score_params),
             f"metrics of {stage.name}": partial(_metrics, stage.metrics),
             f"checks of {stage.name}": partial(_checks, stage.checks),
         }
-    return found
+    return tables
 
 
 if __name__ == "__main__":
