@@ -14,7 +14,7 @@ from harness.running import cache, hardware
 from harness.running.settings import resolve
 from harness.stage import BadInput
 from harness.sweeping import space
-from harness.sweeping.asking import at, distribution
+from harness.sweeping.samplers import at, distribution
 from harness.sweeping.space import Range
 from harness.sweeping.trial import with_settings
 

@@ -13,7 +13,7 @@ from harness.measuring import cost
 from harness.running import code, run
 from harness.running.settings import Plan, validate
 from harness.stage import BadInput
-from harness.sweeping import asking
+from harness.sweeping import samplers
 from harness.sweeping.space import Space, SweepOptions, load
 from harness.sweeping.trial import Objective, with_settings
 
@@ -75,7 +75,7 @@ class Sweep:
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
         """The space in Optuna's words."""
-        return {name: asking.distribution(field) for name, field in self.space.searched.items()}
+        return {name: samplers.distribution(field) for name, field in self.space.searched.items()}
 
     @cached_property
     def slow(self) -> frozenset[str]:
@@ -148,7 +148,7 @@ def _require_fit(given: Mapping[str, str], base: Plan, space: Space, options: Sw
     size = space.size()
     if space.sampler == "grid" and size is not None and size > options.trials:
         raise BadInput(f"trials = {options.trials}: the grid {space.name} has {size} points; trials={size}, or random")
-    asking.sampler(space, {}, 0, 0)  # its options, too, are looked at now
+    samplers.sampler(space, {}, 0, 0)  # its options, too, are looked at now
 
 
 def _require_costs(plan: Plan, space: Space) -> None:

@@ -29,6 +29,7 @@ from harness.sweeping import asking
 from harness.sweeping.engines import Engine
 from harness.sweeping.front import better
 from harness.sweeping.planning import Sweep
+from harness.sweeping.samplers import Nothing
 from harness.sweeping.trial import Evaluator, Outcome, Trial
 
 VERSION = 1  # of what a study holds; a program older than a study must leave it alone
@@ -69,7 +70,7 @@ class Study:
         finished = {number: row for number, row in rows.items() if row.state.is_finished()}
         total = sweep.total
         size = asking.block_size(sweep)
-        mirror = optuna.create_study(directions=sweep.directions, sampler=asking.Nothing())
+        mirror = optuna.create_study(directions=sweep.directions, sampler=Nothing())
         first = next((start for start in range(0, total, size) if not _all_in(finished, start, size)), total)
         for number in range(min(first, len(finished))):
             mirror.add_trial(finished[number])
@@ -206,7 +207,7 @@ def opened(sweep: Sweep) -> Iterator[tuple[Study, str | None]]:
         study = optuna.create_study(
             study_name=sweep.name,
             storage=storage,
-            sampler=asking.Nothing(),
+            sampler=Nothing(),
             directions=sweep.directions,
             load_if_exists=True,
         )
