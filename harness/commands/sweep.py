@@ -17,7 +17,7 @@ from harness.sweeping.conclusion import Conclusion, conclude
 from harness.sweeping.engines import InProcess
 from harness.sweeping.planning import prepare
 from harness.sweeping.study import Study, opened
-from harness.tracking.runs import Children, Tracked, tracked
+from harness.tracking.runs import Child, Children, Tracked, tracked
 
 
 def sweep(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
@@ -49,8 +49,8 @@ def _search(study: Study, parent: Tracked) -> Children:
     children = Children(parent, study.sweep.tags())
     try:
         for trial in study.trials():
-            children.add(**trial.row())
-        study.conduct(InProcess(), progress, lambda trial: children.add(**trial.row()))
+            children.add(Child(**trial.row()))
+        study.conduct(InProcess(), progress, lambda trial: children.add(Child(**trial.row())))
     except KeyboardInterrupt:
         show_trials(study.sweep, study.trials())
         raise
