@@ -175,16 +175,10 @@ class Children:
 
     def _find(self) -> dict[int, tuple[str, str]]:
         """Run id and status of each trial that has a run."""
-        known: dict[int, tuple[str, str]] = {}
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment], f"tags.`mlflow.parentRunId` = '{self._parent.run_id}'", page_token=token
-            )
-            known |= {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in page}
-            token = page.token
-            if not token:
-                return known
+        words = f"tags.`mlflow.parentRunId` = '{self._parent.run_id}'"
+        runs = mlflow.search_runs([self._experiment], words, output_format="list")
+        assert isinstance(runs, list)
+        return {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in runs}
 
     def _write_all(self) -> None:
         while (child := self._queue.get()) is not None:
