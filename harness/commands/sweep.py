@@ -40,7 +40,7 @@ def sweep(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
         show_conclusion(conclusion, "debug" in given)
         show_place(tracked_run, f", filter: {planned.filter()}")
         if conclusion.winner is None:
-            raise BadInput(f"sweep: {conclusion.audit.found[0].message}")
+            raise BadInput(f"sweep: {conclusion.audit.all_findings[0].message}")
     return 0
 
 
