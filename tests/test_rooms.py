@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.running import code
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("harness", "experiments")
 # Within harness a room may import those named before it; sweeping and tracking stand side by side.
@@ -39,8 +41,6 @@ def imports(path: Path, *, when_called: bool) -> Iterator[str]:
     """The modules of this house that a file imports, but for what only a type checker reads."""
 
     def visit(node: ast.AST) -> Iterator[str]:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not when_called:
             return
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def imports(path: Path, *, when_called: bool) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):
             yield from visit(child)
 
-    yield from visit(ast.parse(path.read_text()))
+    yield from visit(code._parsed(path))
 
 
 def foreign(path: Path) -> set[str]:

@@ -20,7 +20,7 @@ from harness.sweeping.engines import InProcess
 from harness.sweeping.planning import Sweep, prepare
 from harness.sweeping.study import opened
 from harness.sweeping.trial import Trial
-from harness.tracking.runs import Children, tracked
+from harness.tracking.runs import Child, Children, tracked
 
 _HUNDRED = 100
 
@@ -60,7 +60,7 @@ def _conduct(planned: Sweep, progress: Progress) -> tuple[list[float], list[floa
         ends, evaluated = [time.perf_counter()], list[float]()
 
         def report(trial: Trial) -> None:
-            children.add(**trial.row())
+            children.add(Child(**trial.row()))
             ends.append(time.perf_counter())
             evaluated.append(trial.outcome.seconds)
 

@@ -20,8 +20,7 @@ def compare(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int
     if unknown := [name for name in settings if name not in CompareOptions.model_fields]:
         raise BadInput(f"compare has no option {unknown[0]}; {suggest(unknown[0], CompareOptions.model_fields)}")
     options = validate(CompareOptions, stage, settings, dict.fromkeys(settings, "given"))
-    runs, _ = listed(options.tags(stage.name))
-    table = leaderboard(runs, stage, options)
+    table = leaderboard(listed(options.tags(stage.name)), stage, options)
     shown = table.drop(columns="run_id").head(options.top)
     print(shown.to_string(index=False, float_format=number, na_rep="-"))
     with tracked(stage.name, "comparison", name=f"compare {stage.name}") as tracked_run:

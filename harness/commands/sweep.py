@@ -17,7 +17,7 @@ from harness.sweeping.conclusion import Conclusion, conclude
 from harness.sweeping.engines import InProcess
 from harness.sweeping.planning import prepare
 from harness.sweeping.study import Study, opened
-from harness.tracking.runs import Children, Tracked, tracked
+from harness.tracking.runs import Child, Children, Tracked, tracked
 
 
 def sweep(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
@@ -40,7 +40,7 @@ def sweep(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
         show_conclusion(conclusion, "debug" in given)
         show_place(tracked_run, f", filter: {planned.filter()}")
         if conclusion.winner is None:
-            raise BadInput(f"sweep: {conclusion.audit.found[0].message}")
+            raise BadInput(f"sweep: {conclusion.audit.all_findings[0].message}")
     return 0
 
 
@@ -49,8 +49,8 @@ def _search(study: Study, parent: Tracked) -> Children:
     children = Children(parent, study.sweep.tags())
     try:
         for trial in study.trials():
-            children.add(**trial.row())
-        study.conduct(InProcess(), progress, lambda trial: children.add(**trial.row()))
+            children.add(Child(**trial.row()))
+        study.conduct(InProcess(), progress, lambda trial: children.add(Child(**trial.row())))
     except KeyboardInterrupt:
         show_trials(study.sweep, study.trials())
         raise

@@ -16,35 +16,37 @@ _SEVERITY = {"fail": 0, "warn": 1, "info": 2}
 class Audit:
     """What an audit has come to, worst first, which codes are muted, and which checks were put."""
 
-    found: tuple[Finding, ...] = ()
+    all_findings: tuple[Finding, ...] = ()
     mute: frozenset[str] = frozenset()
     checks: tuple[Check, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What was found, but for what is muted."""
-        return tuple(finding for finding in self.found if finding.code not in self.mute)
+        return tuple(finding for finding in self.all_findings if finding.code not in self.mute)
 
     @property
     def muted(self) -> tuple[Finding, ...]:
         """What was found and is muted."""
-        return tuple(finding for finding in self.found if finding.code in self.mute)
+        return tuple(finding for finding in self.all_findings if finding.code in self.mute)
 
     @property
     def passed(self) -> tuple[str, ...]:
         """The codes of the checks that had no doubt."""
-        doubted = {finding.code for finding in self.found}
+        doubted = {finding.code for finding in self.all_findings}
         return tuple(check.code for check in self.checks if check.code not in doubted)
 
     @property
     def verdict(self) -> str:
         """The worst level found, or `ok`; muting a failure does not make a result a good one."""
-        counting = (finding for finding in self.found if finding.code not in self.mute or finding.level == "fail")
+        counting = (
+            finding for finding in self.all_findings if finding.code not in self.mute or finding.level == "fail"
+        )
         return next((finding.level for finding in counting), "ok")
 
     def adding(self, *findings: Finding) -> Audit:
         """With what else is to be said of a result, by other means than a check."""
-        return replace(self, found=_worst_first((*self.found, *findings)))
+        return replace(self, all_findings=_worst_first((*self.all_findings, *findings)))
 
     def as_json(self) -> dict[str, Any]:
         """The whole audit as plain JSON values."""
@@ -60,8 +62,8 @@ class Audit:
 def audit(audited: Audited, mute: str | None = None) -> Audit:
     """Put all checks to a result; those that `mute` names are set apart."""
     checks = checks_of(audited.stage)
-    found = _worst_first(finding for check in checks for finding in check.findings(audited))
-    return Audit(found, muted_codes(audited.stage, mute), checks)
+    findings = _worst_first(finding for check in checks for finding in check.findings(audited))
+    return Audit(findings, muted_codes(audited.stage, mute), checks)
 
 
 def checks_of(stage: Stage[Any, Any]) -> tuple[Check, ...]:

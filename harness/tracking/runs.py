@@ -121,6 +121,19 @@ class Tracked:
         self.client.log_text(self.run_id, table.to_csv(index=False), f"{name}.csv")
 
 
+@dataclass(frozen=True)
+class Child:
+    """What the run of one trial says; `started` and `ended` are seconds since 1970, `failure` why it failed if so."""
+
+    number: int
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    started: float
+    ended: float
+    failure: str | None
+    tags: Mapping[str, str]
+
+
 class Children:
     """The runs of a study's trials below its own, written by a thread beside the work; each trial has one run.
 
@@ -131,28 +144,15 @@ class Children:
         self._parent, self._client, self._tags = parent, parent.client, dict(tags)
         self._experiment = self._client.get_run(parent.run_id).info.experiment_id
         self._known = self._find()
-        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Child | None] = queue.SimpleQueue()
         self._failures: list[str] = []
         self._thread = threading.Thread(target=self._write_all, daemon=True)
         self._thread.start()
 
-    def add(
-        self,
-        number: int,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        started: float,
-        ended: float,
-        failure: str | None,
-        tags: Mapping[str, str],
-    ) -> None:
+    def add(self, child: Child) -> None:
         """Have one trial written, soon."""
-        run_id, status = self._known.get(number, (None, "RUNNING"))
-        if status == "RUNNING":
-            self._queue.put(
-                {"number": number, "run_id": run_id, "params": params, "metrics": metrics, "tags": tags,
-                 "started": int(started * 1000), "ended": int(ended * 1000), "failure": failure}
-            )  # fmt: skip
+        if self._known.get(child.number, ("", "RUNNING"))[1] == "RUNNING":
+            self._queue.put(child)
 
     def close(self) -> None:
         """Wait until all are written; BadInput says how many could not be."""
@@ -175,50 +175,36 @@ class Children:
 
     def _find(self) -> dict[int, tuple[str, str]]:
         """Run id and status of each trial that has a run."""
-        known: dict[int, tuple[str, str]] = {}
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment], f"tags.`mlflow.parentRunId` = '{self._parent.run_id}'", page_token=token
-            )
-            known |= {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in page}
-            token = page.token
-            if not token:
-                return known
+        words = f"tags.`mlflow.parentRunId` = '{self._parent.run_id}'"
+        runs = mlflow.search_runs([self._experiment], words, output_format="list")
+        assert isinstance(runs, list)
+        return {int(run.data.tags["trial"]): (run.info.run_id, run.info.status) for run in runs}
 
     def _write_all(self) -> None:
-        while (trial := self._queue.get()) is not None:
+        while (child := self._queue.get()) is not None:
             try:
-                self._write(**trial)
+                self._write(child)
             except Exception as error:  # the thread must go on: what failed is told at the end
                 self._failures.append(one_line(error)[:300] or type(error).__name__)
 
-    def _write(
-        self,
-        number: int,
-        run_id: str | None,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        started: int,
-        ended: int,
-        failure: str | None,
-        tags: Mapping[str, str],
-    ) -> None:
+    def _write(self, child: Child) -> None:
+        started, ended = (int(seconds * 1000) for seconds in (child.started, child.ended))
+        run_id, _ = self._known.get(child.number, (None, ""))
         if run_id is None:
-            own = self._tags | dict(tags) | {"mlflow.parentRunId": self._parent.run_id, "trial": str(number)}
-            created = self._client.create_run(
-                self._experiment, start_time=started, tags=own, run_name=f"trial {number}"
+            own = (
+                self._tags | dict(child.tags) | {"mlflow.parentRunId": self._parent.run_id, "trial": str(child.number)}
             )
-            run_id = created.info.run_id
+            name = f"trial {child.number}"
+            run_id = self._client.create_run(self._experiment, started, own, name).info.run_id
         # The same values at the same time: written twice, they are stored once.
         self._client.log_batch(
             run_id,
-            metrics=[Metric(_name(name), value, ended, 0) for name, value in metrics.items()],
-            params=[Param(name, str(value)) for name, value in params.items()],
-            tags=[RunTag("error", failure[:_LONGEST])] if failure else [],
+            metrics=[Metric(_name(name), value, ended, 0) for name, value in child.metrics.items()],
+            params=[Param(name, str(value)) for name, value in child.params.items()],
+            tags=[RunTag("error", child.failure[:_LONGEST])] if child.failure else [],
         )
-        self._client.set_terminated(run_id, "FAILED" if failure else "FINISHED", ended)
-        self._known[number] = (run_id, "FINISHED")
+        self._client.set_terminated(run_id, "FAILED" if child.failure else "FINISHED", ended)
+        self._known[child.number] = (run_id, "FINISHED")
 
 
 @contextmanager
@@ -244,7 +230,7 @@ def tracked(stage: str, kind: str = "run", adopted: str | None = None, name: str
 
 def _open(stage: str, kind: str, adopted: str | None, name: str | None) -> Tracked:
     store = mlflow.get_tracking_uri()
-    try:
+    with _answering(f"tracking store {store}: cannot be written", "; name another one in MLFLOW_TRACKING_URI"):
         client = mlflow.MlflowClient()
         given = os.environ.get("MLFLOW_RUN_ID")
         run = _find(client, adopted) if adopted else None
@@ -260,48 +246,39 @@ def _open(stage: str, kind: str, adopted: str | None, name: str | None) -> Track
                 client.set_tag(given, tag, value)
         else:
             run = client.create_run(_experiment(client), tags={"stage": stage, "kind": kind}, run_name=name)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise BadInput(
-            f"tracking store {store}: cannot be written: {one_line(error)[:300]}; name another one in"
-            " MLFLOW_TRACKING_URI"
-        ) from error
     return Tracked(client, run.info.run_id, str(run.info.run_name), store)
+
+
+@contextmanager
+def _answering(fault: str, instead: str = "; name the run's id and its store") -> Iterator[None]:
+    """BadInput, in one line with what the store says, where it does not answer or has not what is asked for."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise BadInput(f"{fault}: {one_line(error)[:300]}{instead}") from error
 
 
 def artifact(run_id: str, name: str) -> Path:
     """A local copy of a run's artifact; BadInput where there is no such run, or it has none."""
-    store = mlflow.get_tracking_uri()
-    try:
+    with _answering(f"run {run_id}: no {name} in {mlflow.get_tracking_uri()}"):
         return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name))
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise BadInput(
-            f"run {run_id}: no {name} in {store}: {one_line(error)[:300]}; name the run's id and its store"
-        ) from error
 
 
 def recorded(run_id: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]]:
     """Parameters, metrics and tags of a run; BadInput where there is no such run."""
-    store = mlflow.get_tracking_uri()
-    try:
+    with _answering(f"run {run_id}: not in {mlflow.get_tracking_uri()}"):
         data = mlflow.MlflowClient().get_run(run_id).data
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise BadInput(
-            f"run {run_id}: not in {store}: {one_line(error)[:300]}; name the run's id and its store"
-        ) from error
     return dict(data.params), dict(data.metrics), dict(data.tags)
 
 
-def listed(tags: Mapping[str, str]) -> tuple[pd.DataFrame, str]:
-    """Every run of the experiment in force that has these tags, as MLflow tabulates them, and the store's address."""
-    store = mlflow.get_tracking_uri()
-    try:
+def listed(tags: Mapping[str, str]) -> pd.DataFrame:
+    """Every run of the experiment in force that has these tags, as MLflow tabulates them."""
+    with _answering(f"tracking store {mlflow.get_tracking_uri()}: cannot be read", ""):
         experiment = _experiment(mlflow.MlflowClient())
         words = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
         runs = mlflow.search_runs([experiment], words)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise BadInput(f"tracking store {store}: cannot be read: {one_line(error)[:300]}") from error
     assert isinstance(runs, pd.DataFrame)
-    return runs.assign(name=runs.get("tags.mlflow.runName", runs["run_id"])), store
+    return runs.assign(name=runs.get("tags.mlflow.runName", runs["run_id"]))
 
 
 def _find(client: mlflow.MlflowClient, run_id: str) -> mlflow.entities.Run | None:
