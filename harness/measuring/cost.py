@@ -102,7 +102,7 @@ class Cost:
         """The figures a user compares, under the names they are logged by; a device's or a part's follows a slash."""
         figures: dict[str, float] = {}
         for figure in COSTS:
-            value = figure.of(self)
+            value = figure.of(self) if figure.of else getattr(self, figure.name)
             if isinstance(value, Mapping):
                 figures |= {f"{figure.name}/{part}" if part else figure.name: share for part, share in value.items()}
             elif value is not None:
@@ -119,7 +119,7 @@ class CostMetric(Metric):
     what a run's speed is told by, `devices` those on which it is measured (none named: on all).
     """
 
-    of: Callable[[Cost], float | Mapping[str, float] | None]
+    of: Callable[[Cost], float | Mapping[str, float] | None] | None = None  # None: what stands there under its name
     whole: bool = True
     axis: bool = False
     bound: Bound | None = None
@@ -157,23 +157,13 @@ def _known(cost: Cost, count: int, figure: Callable[[], float]) -> float | None:
 
 
 COSTS = (
-    CostMetric("samples", "count", "none", "samples computed", of=lambda cost: cost.samples),
-    CostMetric("seconds", "s", "minimize", "wall time of all samples, warm-up left out", of=lambda cost: cost.seconds),
-    CostMetric(
-        "warmup_seconds", "s", "minimize", "loading, and what only the first sample pays for",
-        of=lambda cost: cost.warmup_seconds,
-    ),
-    CostMetric(
-        "latency_p50_ms", "ms", "minimize", "median of the samples' shares of their batches' time",
-        of=lambda cost: cost.latency_p50_ms,
-    ),
-    CostMetric(
-        "latency_p95_ms", "ms", "minimize", "95th percentile of the same", of=lambda cost: cost.latency_p95_ms
-    ),
-    CostMetric(
-        "latency_p99_ms", "ms", "minimize", "99th percentile of the same", of=lambda cost: cost.latency_p99_ms
-    ),
-    CostMetric("batches", "count", "none", "batches computed", of=lambda cost: cost.batches),
+    CostMetric("samples", "count", "none", "samples computed"),
+    CostMetric("seconds", "s", "minimize", "wall time of all samples, warm-up left out"),
+    CostMetric("warmup_seconds", "s", "minimize", "loading, and what only the first sample pays for"),
+    CostMetric("latency_p50_ms", "ms", "minimize", "median of the samples' shares of their batches' time"),
+    CostMetric("latency_p95_ms", "ms", "minimize", "95th percentile of the same"),
+    CostMetric("latency_p99_ms", "ms", "minimize", "99th percentile of the same"),
+    CostMetric("batches", "count", "none", "batches computed"),
     CostMetric(
         "tokens", "count", "none", "tokens of every sample: one that several share counts for each",
         of=lambda cost: _known(cost, cost.tokens, lambda: cost.tokens),
@@ -183,13 +173,9 @@ COSTS = (
         of=lambda cost: _known(cost, cost.tokens, lambda: cost.padding),
     ),
     CostMetric(
-        "peak_rss_gb", "GiB", "minimize", "highest resident memory of all processes together",
-        of=lambda cost: cost.peak_rss_gb, axis=True, bound="host",
+        "peak_rss_gb", "GiB", "minimize", "highest resident memory of all processes together", axis=True, bound="host",
     ),
-    CostMetric(
-        "rss_before_gb", "GiB", "minimize", "resident memory before the model was loaded",
-        of=lambda cost: cost.rss_before_gb,
-    ),
+    CostMetric("rss_before_gb", "GiB", "minimize", "resident memory before the model was loaded"),
     CostMetric(
         "peak_device_gb", "GiB", "minimize", "highest memory of a device that its allocator has handed out",
         of=lambda cost: _highest_and_each(cost.peak_device_gb), axis=True, bound="device", devices=("cuda", "mps"),
@@ -198,7 +184,7 @@ COSTS = (
         "process_device_gb", "GiB", "minimize", "highest memory of a device that the driver says our processes hold",
         of=lambda cost: _highest_and_each(cost.process_device_gb), devices=("cuda",),
     ),
-    CostMetric("sessions", "count", "none", "processes that made the records", of=lambda cost: cost.sessions),
+    CostMetric("sessions", "count", "none", "processes that made the records"),
     CostMetric(
         "seconds_per_1000", "s", "minimize", "what 1,000 samples take of each part of the stage",
         of=lambda cost: {part: 1000 * each / max(1, cost.samples) for part, each in cost.part_seconds.items()},
