@@ -120,8 +120,8 @@ def work(
         known = [{_UNIT: failure.unit, **failure.row} for failure in failures if failure.row is not None]
         tables = [table for table in (journal.frame(), pd.DataFrame(known)) if len(table)]
         if not tables:
-            why = f"the first failed, for {failures[0].reason}" if failures else "there was nothing to observe"
-            raise BadInput(f"no row was had; {why}")
+            failed = f"the first failed for this reason: {failures[0].reason}" if failures else ""
+            raise BadInput(f"no row was had; {failed or 'there was nothing to observe'}")
         frame = pd.concat(tables) if len(tables) > 1 else tables[0]
         place = {unit: i for i, unit in enumerate(order)}
         frame = frame.iloc[frame.pop(_UNIT).map(place).argsort(kind="stable")].reset_index(drop=True)
