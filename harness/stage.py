@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["maximize", "minimize", "none"]
 Level = Literal["info", "warn", "fail"]
+_MANY = 100  # names that no line can list
 Goal = Literal["memory", "speed", "quality"]
 Doubt = tuple[Level, str]  # about a result, with the sentence that says it
 
@@ -46,10 +47,11 @@ def one_line(error: object) -> str:
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
-    """What a user may have meant by a name that is not known, or all that there is."""
+    """What a user may have meant by a name that is not known, or what there is: all, unless it is a great many."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+    listed = ", ".join(names) if len(names) < _MANY else some(names)
+    return f"did you mean {near[0]}?" if near else f"there are {listed}"
 
 
 def some(names: Iterable[object]) -> str:

@@ -126,7 +126,7 @@ def harness(store: str, inputs: Path, capsys: pytest.CaptureFixture[str]) -> Cal
     [
         pytest.param(["--dataset", "@/no.jsonl"], ["dataset @/no.jsonl: no such file or folder", "JSONL"], id="absent"),
         pytest.param(["--dataset", "@/broken.jsonl"], ["broken.jsonl, line 2: not JSON"], id="malformed line"),
-        pytest.param(["--dataset", "@/column.jsonl"], ["line 1: unknown column 'lables', did you mean"], id="column"),
+        pytest.param(["--dataset", "@/column.jsonl"], ["unknown column 'lables'; did you mean labels?"], id="column"),
         pytest.param(["--dataset", "@/empty.jsonl"], ["empty.jsonl: holds no samples; allowed:"], id="no sample"),
         pytest.param(["--split", "test"], ["no sample has split='test'; values that exist"], id="nothing selected"),
         pytest.param(["--dataset", "@/class.jsonl"], ["detect: auc is undefined: all 4 labels are 0"], id="one class"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from experiments.models import devices, files
-from harness.stage import BadInput
+from harness.stage import BadInput, suggest
 
 
 @dataclass(frozen=True)
@@ -151,9 +150,8 @@ def _open_clip(
     source = f"local-dir:{folder}" if folder else name
     if folder is None and not name.startswith("hf-hub:"):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadInput(f"encoder = {name}: no folder, and open_clip has no such architecture{hint}")
+            hint = suggest(name, known)
+            raise BadInput(f"encoder = {name}: no folder, and open_clip has no such architecture; {hint}")
         if pretrained is None:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
             raise BadInput(f"encoder = {name}: pretrained is needed: a file of weights, or a tag of {name}: {tags}")

@@ -5,7 +5,6 @@ Every fault raises BadInput with one line: file, line number, what is wrong and 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, NamedTuple, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from harness.stage import BadInput
+from harness.stage import BadInput, suggest
 
 FORMATS = "a RAGTruth folder, or JSONL with id, prompt, response, labels and optionally group, task, split"
 RAGTRUTH_FILES = ("response.jsonl", "source_info.jsonl")
@@ -88,9 +87,7 @@ def first_fault(error: ValidationError, model: type[BaseModel]) -> str:
     fault = next((each for each in faults if each["type"] == "extra_forbidden"), faults[0])
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place, model.model_fields, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        return f"unknown column {place!r}{hint}; allowed: {', '.join(model.model_fields)}"
+        return f"unknown column {place!r}; {suggest(place, model.model_fields)}"
     if fault["type"] == "missing":
         return f"column {place!r} is missing"
     if fault["type"] == "json_invalid":

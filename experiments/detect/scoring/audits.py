@@ -10,7 +10,7 @@ from scipy.stats import norm
 from experiments import statistics
 from harness.stage import Audited, Check, Doubt, check
 
-_SMALL = 0.01  # a shift of ECS, or a share of PKS, that is small beside what tells spans apart
+_NEGLIGIBLE = 0.01  # a shift of ECS, or a share of PKS, that is small beside what tells spans apart
 _SAME = 1e-5
 
 
@@ -77,7 +77,7 @@ def precision_unchecked(audited: Audited) -> Iterator[Doubt]:
 def precision_changes_features(audited: Audited) -> Iterator[Doubt]:
     checked, precision = _checked(audited)
     if (moved := checked.get("fp32")) is not None:
-        much = moved["ecs_median"] > _SMALL or moved["pks_median"] > _SMALL
+        much = moved["ecs_median"] > _NEGLIGIBLE or moved["pks_median"] > _NEGLIGIBLE
         yield (
             "warn" if much else "info",
             f"against fp32, {precision} moves ECS by {moved['ecs_median']:.2g} (median; at most {moved['ecs_max']:.2g})"
