@@ -210,6 +210,11 @@ def check(title: str, mend: str) -> Callable[[Callable[[Audited], Iterable[Doubt
     return lambda rule: Check(rule.__name__, title, mend, rule)
 
 
+def checks_in(module: str) -> tuple[Check, ...]:
+    """The checks that a module holds, as they come in it, so that none is written and not asked."""
+    return tuple(value for value in vars(import_module(module)).values() if isinstance(value, Check))
+
+
 Progress = Callable[..., AbstractContextManager[Callable[..., object]]]
 
 

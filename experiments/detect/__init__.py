@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from experiments.detect.inference.params import DetectInfer
 from experiments.detect.scoring import remedies
 from experiments.detect.scoring.metrics import METRICS, QUICK
 from experiments.detect.scoring.params import DetectScore
-from harness.stage import Late, Records, Stage
+from harness.stage import Late, Records, Stage, checks_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ DETECT = Stage(
     score=Late("experiments.detect.scoring.score", "score"),
     metrics=METRICS,
     feature_ranges=_feature_ranges,
-    checks=Late("experiments.detect.scoring.audits", "checks"),
+    checks=partial(checks_in, "experiments.detect.scoring.audits"),
     read=Late("experiments.detect.scoring.released", "read_released"),
     benches={
         "inference": Late("experiments.detect.bench.extractor", "bench"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from experiments.montecarlo.inference.params import MontecarloInfer
 from experiments.montecarlo.scoring import remedies
 from experiments.montecarlo.scoring.metrics import METRICS
 from experiments.montecarlo.scoring.params import MontecarloScore
-from harness.stage import Late, Records, Stage
+from harness.stage import Late, Records, Stage, checks_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +51,7 @@ MONTECARLO = Stage(
     score=Late("experiments.montecarlo.scoring.score", "score"),
     metrics=METRICS,
     feature_ranges=_feature_ranges,
-    checks=Late("experiments.montecarlo.scoring.audits", "checks"),
+    checks=partial(checks_in, "experiments.montecarlo.scoring.audits"),
     read=Late("experiments.montecarlo.scoring.released", "read_released"),
     benches={"inference": Late("experiments.montecarlo.bench.dropout", "bench")},
     strata=_strata,

@@ -10,7 +10,7 @@ from experiments.rag.inference.params import RagInfer
 from experiments.rag.scoring import remedies
 from experiments.rag.scoring.metrics import METRICS, QUICK
 from experiments.rag.scoring.params import RagScore
-from harness.stage import Late, Records, Stage
+from harness.stage import Late, Records, Stage, checks_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ RAG = Stage(
     score=Late("experiments.rag.scoring.score", "score"),
     metrics=METRICS,
     feature_ranges=_feature_ranges,
-    checks=Late("experiments.rag.scoring.audits", "checks"),
+    checks=partial(checks_in, "experiments.rag.scoring.audits"),
     benches={"inference": Late("experiments.rag.bench.batching", "bench")},
     strata=_strata,
     held_out=Late("experiments.rag.scoring.score", "held_out"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from harness.stage import Audited, Doubt, check, some
+from harness.stage import Audited, Doubt, check, checks_in, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,30 +300,7 @@ def cost_replayed(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-# --- the table, in the order of what is asked ------------------------------------------------------------------------
-
-CHECKS = (
-    headline_undefined,
-    undefined,
-    feature_out_of_range,
-    feature_constant,
-    failures_scored,
-    empty_scored,
-    polarity_inverted,
-    gate_failed,
-    gate_marginal,
-    confounded,
-    trivial_baseline,
-    baseline_in_interval,
-    chance_in_interval,
-    interval_wide,
-    failures,
-    inputs_errors,
-    inputs_skipped,
-    inputs_truncated,
-    cost_unknown,
-    cost_replayed,
-)
+CHECKS = checks_in(__name__)
 
 # Codes of what is said of a result by other means: a profile that left no trace, and what a sweep concludes.
 BESIDE_CHECKS = (

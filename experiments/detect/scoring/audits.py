@@ -8,15 +8,10 @@ from typing import Any
 from scipy.stats import norm
 
 from experiments import statistics
-from harness.stage import Audited, Check, Doubt, check
+from harness.stage import Audited, Doubt, check
 
 _NEGLIGIBLE = 0.01  # a shift of ECS, or a share of PKS, that is small beside what tells spans apart
 _SAME = 1e-5
-
-
-def checks() -> tuple[Check, ...]:
-    """The checks that only this stage has."""
-    return CHECKS
 
 
 @check("the protocol chooses and judges on the same responses", "quote auc_out_of_fold, or run protocol=crossfit")
@@ -112,14 +107,3 @@ def _checked(audited: Audited) -> tuple[Mapping[str, Any], str | None]:
     """What was computed again on the few responses looked at, and the precision that it is compared with."""
     origin = audited.records.origin
     return origin.get("checked") or {}, origin.get("infer", {}).get("precision")
-
-
-CHECKS = (
-    in_sample,
-    ecs_uninformative,
-    pks_uninformative,
-    part_beats_whole,
-    precision_unchecked,
-    precision_changes_features,
-    batch_changes_features,
-)

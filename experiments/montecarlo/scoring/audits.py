@@ -6,18 +6,13 @@ from collections.abc import Iterator
 
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED
 from experiments.montecarlo.scoring.metrics import STATUSES
-from harness.stage import Audited, Check, Doubt, check
+from harness.stage import Audited, Doubt, check
 
 _GAP = 0.1  # of a predicted ICC from that of actual passes
 _NAMED = 5
 _CHANCE = 0.05  # p below which a growth is none of chance
 _MOVED = 0.05  # of an uncertainty, by a precision
 _USABLE = STATUSES.index("usable")
-
-
-def checks() -> tuple[Check, ...]:
-    """The checks that only this stage has."""
-    return CHECKS
 
 
 @check("the gate is missed, and passes may mend that", "set passes to what is predicted")
@@ -110,16 +105,3 @@ def images_sixteen_bit(audited: Audited) -> Iterator[Doubt]:
 def pixels_moved(audited: Audited) -> Iterator[Doubt]:
     if why := audited.records.origin.get("pixels_moved"):
         yield "info", why
-
-
-CHECKS = (
-    passes_needed,
-    reliable_not_valid,
-    ablation_not_seen,
-    prediction_missed,
-    precision_changes_uncertainty,
-    images_broken,
-    images_animated,
-    images_sixteen_bit,
-    pixels_moved,
-)

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from experiments.rag.detectors import DETECTORS
-from harness.stage import Audited, Check, Doubt, check
+from harness.stage import Audited, Doubt, check
 
 _RARE = 0.1
 _CHANCE = 0.5
 _SINGLE = tuple(detector.name for detector in DETECTORS)
-
-
-def checks() -> tuple[Check, ...]:
-    """The checks that only this stage has."""
-    return CHECKS
 
 
 @check("the built-in NLI judges texts that are not of the built-in world", "name a cross-encoder in nli")
@@ -94,14 +89,3 @@ def part_beats_whole(audited: Audited) -> Iterator[Doubt]:
             f"{best} alone, AUC {singles[best]:.3f}, is as good as the fusion's {fused:.3f}; use detector={best}, or"
             " another fusion",
         )
-
-
-CHECKS = (
-    nli_knows_no_english,
-    tier_not_achieved,
-    tier_explains,
-    cost_of_kept_replies,
-    abstentions,
-    detector_inverted,
-    part_beats_whole,
-)
