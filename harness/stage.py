@@ -149,11 +149,14 @@ class Report:
     """What score concluded.
 
     A metric is in `metrics` (finite) or in `undefined` (with the reason), never both.  `figures` are drawn
-    only when called, so that a sweep of thousands of scores never pays for a picture.
+    only when called, so that a sweep of thousands of scores never pays for a picture.  `influence` says of a metric how
+    much each group of what was judged moves it, from which harness.running.differences has how sure it is, and
+    whether two differ.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     undefined: dict[str, str] = field(default_factory=dict)
+    influence: dict[str, pd.Series[float]] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Callable[[], Figure]] = field(default_factory=dict)
 

@@ -29,6 +29,7 @@ OPEN_TO_EXPERIMENTS = (
     "harness.running.work",
     "harness.running.cache",
     "harness.running.journal",
+    "harness.running.differences",
 )
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -1,0 +1,66 @@
+"""How sure a figure is, and the difference of two, from what each group of the data adds to them.
+
+A figure's *influence* says by how much each group of what was judged moves it: independent terms around 0, one a group,
+of which the figure's deviation from its expectation is the sum, so that its variance is the sum of their squares (the
+infinitesimal jackknife: Efron and Tibshirani 1993, chapter 22).  What two figures share cancels in their difference.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.stage import Report, Undefined
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def interval(value: float, influence: pd.Series[float], level: float = 0.95) -> tuple[float, float]:
+    """Interval of a figure from its influence (groups,), by Student's t; Undefined where it has no spread."""
+    reach = spread(influence) * quantile(influence, level)
+    return value - reach, value + reach
+
+
+def spread(influence: pd.Series[float]) -> float:
+    """Standard error; Undefined where no group moves the figure."""
+    error = float((influence**2).sum() ** 0.5)
+    if error == 0:
+        raise Undefined("no group moves it, which says nothing about how others would differ")
+    return error
+
+
+def quantile(influence: pd.Series[float], level: float) -> float:
+    """How many standard errors an interval of `level` reaches to either side."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom(influence), (1 + level) / 2))
+
+
+def freedom(influence: pd.Series[float]) -> float:
+    """Degrees of freedom of the sum of squares: few where few groups make it up.
+
+    Satterthwaite (1946), with fourth powers in place of the squared variances that they estimate three times over; n
+    for n normal terms of one variance.
+    """
+    squares = influence**2
+    return float(min(max(3 * squares.sum() ** 2 / (squares**2).sum(), 1.0), max(len(squares) - 1, 1)))
+
+
+def difference(
+    first: Report, second: Report, name: str, other: str | None = None, level: float = 0.95
+) -> tuple[float, float, float]:
+    """A metric of the first report less one of the second (the same, or `other`), with the ends of its interval.
+
+    Groups that both have judged move both.  Undefined where either metric is, or nothing is known of what moves it.
+    """
+    names = name, other or name
+    for report, each in zip((first, second), names, strict=True):
+        if each not in report.metrics:
+            raise Undefined(f"{each} is undefined: {report.undefined.get(each, 'it is not reported')}")
+        if each not in report.influence:
+            raise Undefined(f"how sure {each} is cannot be said")
+    value = first.metrics[names[0]] - second.metrics[names[1]]
+    moved = first.influence[names[0]].sub(second.influence[names[1]], fill_value=0.0)
+    if not moved.any():
+        return value, value, value
+    return value, *interval(value, moved, level)
