@@ -1,15 +1,12 @@
-"""One judge of detectors for all stages: who is scored by what has learnt from whom, and what that is worth.
-
-A stage says how a detector is learnt from training cases and how it scores others; folds, thresholds, intervals,
-strata and trivial baselines are the judge's.
-"""
+"""One judge of detectors for all stages: what scores are worth, how sure that is, and what trivial ones reach."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,137 +15,18 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
+from experiments.protocols import C, Cases, Fit, Judged, Rule, Scorer, Scores, Way
+from harness.running.differences import CLEAR, interval, less
 from harness.stage import Late, Report, Undefined
 
-
-class Words(NamedTuple):
-    """What the cases of a stage are called in its reasons."""
-
-    case: str
-    group: str
-    stratum: str
-    positive: str
-
-
-class Cases(Protocol):
-    """What detectors are judged on, n of them."""
-
-    @property
-    def words(self) -> Words:
-        """What they are called."""
-
-    @property
-    def labels(self) -> Ints:
-        """1 or 0 of each (n,); -1: not known, so that it is scored and not judged."""
-
-    @property
-    def groups(self) -> NDArray[Any]:
-        """What no split may part, and intervals resample whole (n,)."""
-
-    @property
-    def stratum(self) -> NDArray[Any] | None:
-        """What may explain a label by itself, such as the task (n,); None where the data name nothing."""
-
-    @property
-    def lengths(self) -> Floats:
-        """How long each is (n,)."""
-
-    def take(self, rows: Ints) -> Self:
-        """Some of them, in ascending order."""
-
-
-C = TypeVar("C", bound=Cases)
-Scores = Mapping[str, NDArray[Any]]  # by name, an entry a case: higher is more positive, NaN: it could not be had
-Scorer = Callable[[C], Scores]
-Fit = Callable[[C], Scorer[C]]
-
-
-@dataclass(frozen=True)
-class Judged(Generic[C]):
-    """Scores and calls of every case (n,), and the detectors that gave them: one, or one a fold.
-
-    A call is 1 or 0, NaN where the score is.
-    """
-
-    scores: dict[str, NDArray[Any]]
-    calls: dict[str, Floats]
-    detectors: tuple[Scorer[C], ...]
-
-
-# --- protocols: who is scored by a detector that has seen what ---------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How scores become calls, and cases folds: `thresholds` by score, None being the F1-best among training cases."""
-
-    thresholds: Mapping[str, float | None]
-    folds: int
-    seed: int
-
-
-def in_sample(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
-    """Fit, thresholds included, and score on the same cases, as published results are."""
-    return held_out(cases, cases, fit, rule)
-
-
-def held_out(train: C, test: C, fit: Fit[C], rule: Rule) -> Judged[C]:
-    """Score `test` by a detector learnt, thresholds included, from those cases of `train` whose label is known."""
-    known = np.flatnonzero(train.labels >= 0)
-    learns = any(threshold is None for threshold in rule.thresholds.values())
-    train = train if len(known) == len(train.labels) else train.take(known)
-    if learns:
-        statistics.require_two_classes(train.labels)
-    detector = fit(train)
-    scores = dict(detector(test))
-    own = (scores if train is test else detector(train)) if learns else {}
-    calls = {}
-    for name, threshold in rule.thresholds.items():
-        if name in scores:
-            least = _best_threshold(train.labels, own[name]) if threshold is None else threshold
-            calls[name] = np.where(np.isnan(scores[name]), np.nan, scores[name] >= least)
-    return Judged(scores, calls, (detector,))
-
-
-def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
-    """Score every case by a detector learnt, thresholds included, on folds that hold neither it nor its group.
-
-    Cases without a label are scored by one that has learnt from all others.
-    """
-    unknown = np.flatnonzero(cases.labels < 0)
-    parts = [(test, held_out(cases.take(train), cases.take(test), fit, rule)) for train, test in folds(cases, rule)]
-    fitted = tuple(part.detectors[0] for _, part in parts)
-    if len(unknown):
-        parts.append((unknown, held_out(cases, cases.take(unknown), fit, rule)))
-
-    def pooled(kind: str) -> dict[str, Any]:
-        pools: dict[str, NDArray[Any]] = {}
-        for rows, part in parts:
-            for name, values in getattr(part, kind).items():
-                dtype = object if values.dtype == object else np.float64
-                pools.setdefault(name, np.full(len(cases.labels), np.nan, dtype))[rows] = values
-        return pools
-
-    return Judged(pooled("scores"), pooled("calls"), fitted)
-
-
-def folds(cases: Cases, rule: Rule) -> list[tuple[Ints, Ints]]:
-    """Training and test rows of each fold, among cases whose label is known; a group stays together."""
-    known = np.flatnonzero(cases.labels >= 0)
-    split = statistics.group_folds(
-        cases.labels[known], cases.groups[known], rule.folds, rule.seed, f"{cases.words.group}s"
-    )
-    return [(known[train], known[test]) for train, test in split] if len(known) < len(cases.labels) else split
-
-
-def _best_threshold(labels: Ints, scores: Floats) -> float:
-    """The F1-best of the scores that there are; infinite where they are of one class, so that nothing is called."""
-    known = ~np.isnan(scores)
-    try:
-        return statistics.best_f1_threshold(labels[known], scores[known])
-    except Undefined:
-        return float("inf")
-
+_ROUNDS = 199  # permutations: the smallest p is 0.01
+_MUCH = 1.5  # times the variance of fixed scores: a jackknife with refits beyond it says that much is learnt
+_COUNTS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # what stands above and below the line
+    "f1": (lambda label, call: 2 * label * call, lambda label, call: label + call),
+    "precision": (lambda label, call: label * call, lambda label, call: call),
+    "recall": (lambda label, call: label * call, lambda label, call: label),
+    "accuracy": (lambda label, call: label == call, lambda label, call: np.ones(len(label))),
+}
 
 # --- what that is worth ------------------------------------------------------------------------------------------
 
@@ -160,25 +38,35 @@ class Known(NamedTuple):
     scores: Floats
     groups: NDArray[Any]
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Groups that have a positive, and groups that have a negative."""
+        positives, negatives = (len(np.unique(self.groups[self.labels == label])) for label in (1, 0))
+        return positives, negatives
 
-def _nothing_learnt() -> Judged[Any]:
+
+def _nothing_learnt(fit: Fit[Any], rule: Rule) -> Judged[Any]:
     return Judged({}, {}, ())
+
+
+def _no_fit(train: Any) -> Scorer[Any]:
+    return lambda cases: {}
 
 
 @dataclass(frozen=True)
 class Judge(Generic[C]):
     """What can be said of the detectors of some cases; what cannot raises Undefined when it is asked for.
 
-    `judge` gives what is learnt, `given` are scores for which nothing was.  Baselines are learnt from `seen`.
+    `fit` is learnt by a protocol, `way`, and so are baselines; `given` are scores for which nothing was.
     """
 
     cases: C
-    seen: C
-    seed: int
-    judge: Callable[[], Judged[C]] = _nothing_learnt
+    way: Way[C] = _nothing_learnt
+    fit: Fit[C] = _no_fit
+    rule: Rule = field(default_factory=lambda: Rule({}, 2, 0))
     given: Scores = field(default_factory=dict)
     absent: Callable[[str], str] = "no detector is called {}".format  # why there are no scores of a name
-    _intervals: dict[tuple[str, Any], tuple[float, float]] = field(default_factory=dict)
+    _kept: dict[tuple[str, Any], pd.Series[float]] = field(default_factory=dict)
 
     @property
     def judged(self) -> Judged[C]:
@@ -191,7 +79,7 @@ class Judge(Generic[C]):
     def _judged_or_why_not(self) -> Judged[C] | Undefined:
         """Kept either way: what cannot be learnt would be tried again for every figure."""
         try:
-            return self.judge()
+            return self.way(self.fit, self.rule)
         except Undefined as reason:
             return reason
 
@@ -205,25 +93,110 @@ class Judge(Generic[C]):
         return self.given[name] if name in self.given else self._of(self.judged.scores, name)
 
     def known(self, name: str, stratum: Any = None) -> Known:
-        """The cases, of one stratum if one is named, that a detector has scored and whose label is known."""
-        scores = np.asarray(self.scores(name), dtype=np.float64)
-        rows = self._rows(scores, stratum)
-        return Known(self.cases.labels[rows], scores[rows], self.cases.groups[rows])
+        """The cases, of one stratum if one is named, that a detector has scored and whose label is known.
+
+        In a stratum scores out of fold are ranks within their fold: how many positives of the stratum a fold has, and
+        so others have to learn from, would count against it.
+        """
+        return self._known(self.scores(name), stratum, self._ranked_in(name, stratum))
+
+    def _ranked_in(self, name: str, stratum: Any) -> Ints | None:
+        """The folds in which scores are ranks; None where they are compared as they are."""
+        learnt = name not in self.given and stratum is not None and len(self.strata) > 1
+        return self.judged.part if learnt else None
 
     def auc(self, name: str, stratum: Any = None) -> float:
         """AUROC."""
         known = self.known(name, stratum)
         return statistics.auc(known.labels, known.scores)
 
-    def interval(self, name: str, stratum: Any = None) -> tuple[float, float]:
-        """95 % bootstrap interval of the AUROC over groups."""
-        if (name, stratum) not in self._intervals:
-            self._intervals[name, stratum] = statistics.auc_interval(*self.known(name, stratum), self.seed)
-        return self._intervals[name, stratum]
+    def influence(self, name: str, stratum: Any = None) -> pd.Series[float]:
+        """How much each group moves the AUROC, and, where the detector learns, how much learning without some does.
 
-    def difference_interval(self, first: Known, second: Known) -> tuple[float, float]:
-        """95 % interval of the AUROC of the first less that of the second; groups of both are resampled alike."""
-        return statistics.auc_difference_interval(first, second, self.seed)
+        The squares add up to (2 F + J) / 3, where F is the variance of fixed scores and J that of the jackknife with
+        refits.  Under Hoeffding's decomposition of a statistic of degree two, such as an AUROC out of fold is with
+        scores that are sums over training cases, its variance is V1 + V2, while F is V1 + V2 / 2 on average, for a pair
+        of cases counts twice, each scoring the other, and J is V1 + 2 V2 (Efron and Stein 1981).
+        """
+        if (name, stratum) not in self._kept:
+            self._kept[name, stratum] = self._influence(name, stratum)
+        return self._kept[name, stratum]
+
+    def _influence(self, name: str, stratum: Any) -> pd.Series[float]:
+        fixed = statistics.auc_influence(*self.known(name, stratum))
+        if name in self.given or self.judged.without is None:
+            if name not in self.given and self.judged.flattered:
+                raise Undefined("no interval holds for what is judged on what it has learnt from")
+            return pd.concat({"group": fixed})
+        scored = [self._known(again[name], stratum, self._ranked_in(name, stratum)) for again in self._refits]
+        areas = np.array([statistics.auc(known.labels, known.scores) for known in scored])
+        moved = pd.Series(areas - areas.mean()) * np.sqrt(1 - 1 / len(areas))
+        moves: pd.Series[float] = pd.concat({"group": fixed * np.sqrt(2 / 3), "refit": moved * np.sqrt(1 / 3)})
+        return moves
+
+    @cached_property
+    def _refits(self) -> list[Scores]:
+        return [] if self.judged.without is None else list(self.judged.without())
+
+    def interval(self, name: str, stratum: Any = None) -> tuple[float, float]:
+        """95 % interval of the AUROC over groups."""
+        sizes = self.known(name, stratum).sizes
+        return statistics.auc_interval(self.auc(name, stratum), self.influence(name, stratum), sizes)
+
+    def p(self, name: str) -> float:
+        """Two-sided p of the AUROC against chance.
+
+        It comes from permuted labels, learnt from anew, where much is learnt, where too little varies to tell
+        otherwise, and before anything is said to lie below chance.
+        """
+        with suppress(Undefined):
+            area, influence = self.auc(name), self.influence(name)
+            p = statistics.auc_p(area, influence)
+            if not self._learns_much(influence) and not (area < 0.5 and p <= CLEAR):
+                return p
+        drawn = [self._area_of(name, source, scores) for source, scores in self._permuted]
+        return statistics.permutation_p(self.auc(name), np.array(drawn))
+
+    @staticmethod
+    def _learns_much(influence: pd.Series[float]) -> bool:
+        squares = (influence**2).groupby(level=0).sum()
+        return "refit" in squares and bool(3 * squares["refit"] > _MUCH * 1.5 * squares["group"])
+
+    @cached_property
+    def _permuted(self) -> list[tuple[Ints, Scores]]:
+        """Whose label each case was given, and what was learnt of them says; groups change places within a fold."""
+        judged, rng = self.judged, np.random.default_rng(self.rule.seed)
+        part = np.zeros(len(self.cases.labels), np.int64) if judged.part is None else judged.part
+        rows, made = np.flatnonzero(self.cases.labels >= 0), []
+        for _ in range(_ROUNDS):
+            source = np.arange(len(self.cases.labels))
+            source[rows] = rows[statistics.permuted(self.cases.groups[rows], part[rows], rng)]
+            made.append((source, judged.relabelled(source) if judged.relabelled else judged.scores))
+        return made
+
+    def _area_of(self, name: str, source: Ints, scores: Scores) -> float:
+        """AUROC of scores, had each case the label of another."""
+        values = np.asarray(self.given.get(name, scores.get(name)), dtype=np.float64)
+        labels, rows = self.cases.labels[source], self._rows(values, None)
+        return statistics.auc(labels[rows], values[rows])
+
+    def difference_interval(self, name: str, first: Any, second: Any) -> tuple[float, float]:
+        """95 % interval of the AUROC in one stratum less that in another; what groups have in both cancels."""
+        moved = less(self.influence(name, first), self.influence(name, second))
+        return interval(self.auc(name, first) - self.auc(name, second), moved)
+
+    def mean_interval(self, name: str, strata: Sequence[Any]) -> tuple[float, float]:
+        """95 % interval of the mean of the AUROCs in strata."""
+        moved = self.mean_influence(name, strata)
+        sizes = np.min([self.known(name, stratum).sizes for stratum in strata], axis=0)
+        return statistics.auc_interval(
+            float(np.mean([self.auc(name, stratum) for stratum in strata])), moved, tuple(sizes)
+        )
+
+    def mean_influence(self, name: str, strata: Sequence[Any]) -> pd.Series[float]:
+        """How much each group moves the mean of the AUROCs in strata."""
+        together = pd.concat([self.influence(name, stratum) for stratum in strata])
+        return together.groupby(level=[0, 1], sort=False).sum() / len(strata)
 
     def calls(self, name: str, stratum: Any = None) -> tuple[Ints, Ints]:
         """Labels and calls of the cases that have both."""
@@ -251,16 +224,36 @@ class Judge(Generic[C]):
             raise Undefined(f"no {self.cases.words.case} was called {self.cases.words.positive}")
         return float(precision_score(labels, calls))
 
+    def call_influence(self, kind: str, name: str, stratum: Any = None) -> pd.Series[float]:
+        """How much each group moves one of _COUNTS; Undefined where the threshold was learnt from those judged."""
+        if self.judged.relabelled is not None:
+            raise Undefined("how much the threshold's having been learnt adds is not known")
+        labels, calls = self.calls(name, stratum)
+        above, below = (part(labels, calls).astype(np.float64) for part in _COUNTS[kind])
+        groups = self.cases.groups[self._rows(self.judged.calls[name], stratum)]
+        moved = pd.Series((above - below * above.sum() / below.sum()) / below.sum()).groupby(groups).sum()
+        moves: pd.Series[float] = pd.concat({"group": moved * np.sqrt(len(moved) / max(1, len(moved) - 1))})
+        return moves
+
     def calibration_error(self, name: str, stratum: Any = None) -> float:
         """Expected calibration error of scores that are meant as probabilities."""
-        known = self.known(name, stratum)
+        known = self.known_as_scored(name, stratum)
         return statistics.calibration_error(known.labels, known.scores)
 
-    def baseline(self, learn: Fit[C]) -> float:
-        """AUROC of a trivial detector."""
-        (scores,) = learn(self.seen)(self.cases).values()
-        rows = self.cases.labels >= 0
-        return statistics.auc(self.cases.labels[rows], scores[rows])
+    def calibration_by_chance(self, name: str, stratum: Any = None) -> tuple[float, float]:
+        """The calibration error that the same scores would have on average were they right, and the p of being so."""
+        known = self.known_as_scored(name, stratum)
+        return statistics.calibration_by_chance(known.labels, known.scores, self.rule.seed)
+
+    def known_as_scored(self, name: str, stratum: Any = None) -> Known:
+        """What `known` has, with scores that are never ranks."""
+        return self._known(self.scores(name), stratum, None)
+
+    def baseline(self, learn: Fit[C]) -> Known:
+        """What a trivial detector has scored by the same protocol, as ranks within its fold where there are folds."""
+        judged = self.way(learn, replace(self.rule, thresholds={}))
+        (scores,) = judged.scores.values()
+        return self._known(scores, None, judged.part)
 
     def prevalence(self) -> float:
         """Share of positives among the cases whose label is known."""
@@ -278,9 +271,27 @@ class Judge(Generic[C]):
         return max(self.prevalence(), 1 - self.prevalence())
 
     def measure_auc(self, report: Report, metric: str, name: str, stratum: Any = None) -> None:
-        """Report a detector's AUROC, with the ends of its interval."""
+        """Report a detector's AUROC, with the ends of its interval and what moves it."""
         report.measure(metric, lambda: self.auc(name, stratum))
         report.measure_ends(metric, lambda: self.interval(name, stratum))
+        explain(report, metric, lambda: self.influence(name, stratum))
+
+    def measure_p(self, report: Report, metric: str, name: str) -> None:
+        """Report the p of a detector's AUROC against chance."""
+        if metric in report.metrics:
+            report.measure(f"{metric}_p", lambda: self.p(name))
+
+    def measure_calls(self, report: Report, metric: str, name: str, stratum: Any = None) -> None:
+        """Report one of _COUNTS, which the metric's name begins with, and what moves it."""
+        kind = metric.partition("/")[0]
+        report.measure(metric, lambda: getattr(self, kind)(name, stratum))
+        explain(report, metric, lambda: self.call_influence(kind, name, stratum))
+
+    def measure_baseline(self, report: Report, metric: str, learn: Fit[C]) -> None:
+        """Report a trivial detector's AUROC, and what moves it."""
+        known = cache(lambda: self.baseline(learn))
+        report.measure(metric, lambda: statistics.auc(known().labels, known().scores))
+        explain(report, metric, lambda: pd.concat({"group": statistics.auc_influence(*known())}))
 
     def draw(self, report: Report, names: Sequence[str], colours: Mapping[str, str]) -> None:
         """ROC and precision-recall curves of the detectors whose scores are of both labels."""
@@ -295,9 +306,24 @@ class Judge(Generic[C]):
             raise Undefined(self.absent(name))
         return values[name]
 
+    def _known(self, scores: NDArray[Any], stratum: Any, part: Ints | None) -> Known:
+        """What is known of scores (n,); where they are told by the `part` that has learnt what gave them, as ranks."""
+        scores = np.asarray(scores, dtype=np.float64)
+        rows = self._rows(scores, stratum)
+        if part is not None:
+            scores = statistics.ranks_within(np.where(self.cases.labels >= 0, scores, np.nan), part)
+        return Known(self.cases.labels[rows], scores[rows], self.cases.groups[rows])
+
     def _rows(self, values: Floats, stratum: Any) -> Bools:
         rows = ~np.isnan(values) & (self.cases.labels >= 0)
         return rows if stratum is None else rows & (np.asarray(self.cases.stratum) == stratum)
+
+
+def explain(report: Report, metric: str, influence: Callable[[], pd.Series[float]]) -> None:
+    """Add what moves a metric that is defined, where that is known."""
+    if metric in report.metrics:
+        with suppress(Undefined):
+            report.influence[metric] = influence()
 
 
 # --- trivial detectors -------------------------------------------------------------------------------------------

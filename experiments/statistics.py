@@ -6,14 +6,19 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, logit, ndtri, stdtr
 from scipy.stats import rankdata
 from sklearn.model_selection import StratifiedGroupKFold
 
 from experiments.arrays import Floats, Ints
+from harness.running.differences import freedom, quantile, spread
 from harness.stage import Undefined
 
-_BOOTSTRAP_CELLS = 4_000_000  # weights held at once: bounds memory at 160 MB however many rows there are
+_FEW = 30  # groups of either label below which the spread that is seen may be too small by chance
+FEWEST = 10  # groups of either label below which no interval of an AUROC was found to hold
 
 
 def require_two_classes(labels: Ints) -> None:
@@ -41,70 +46,98 @@ def auc(labels: Ints, scores: Floats) -> float:
     return float(column_aucs(labels, scores[:, None])[0])
 
 
-def auc_interval(
-    labels: Ints, scores: Floats, clusters: NDArray[Any], seed: int, resamples: int = 2000
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the AUROC; whole clusters, named by `clusters` (n,), are resampled.
+def auc_influence(labels: Ints, scores: Floats, clusters: NDArray[Any]) -> pd.Series[float]:
+    """How much each cluster, named by `clusters` (n,), moves the AUROC of `scores` (n,).
 
-    Resamples that hold one class only are left out.
+    Obuchowski (1997): structural components (DeLong et al. 1988) summed by cluster, those of positives and of negatives
+    each made larger for the number of clusters that have any; without clusters it is DeLong's variance.  Undefined
+    below ten clusters of either label: no interval is known to hold there.
     """
     require_two_classes(labels)
-    _, cluster = np.unique(clusters, return_inverse=True)
-    return _interval(_resampled_aucs([(labels, scores, cluster)], seed, resamples)[0])
+    names, cluster = np.unique(clusters, return_inverse=True)
+    if len(names) < 2:
+        raise Undefined("everything comes from one source, which says nothing about how others would differ")
+    positive = labels == 1
+    area, moved = auc(labels, scores), np.zeros(len(names))
+    for own, other, sign in ((positive, ~positive, 1.0), (~positive, positive, -1.0)):
+        count = len(np.unique(cluster[own]))
+        if count < FEWEST:
+            raise Undefined(f"its interval needs {FEWEST} groups of each label, and one label has {count}")
+        rivals = np.sort(scores[other])
+        sides = np.searchsorted(rivals, scores[own], "left") + np.searchsorted(rivals, scores[own], "right")
+        won = sides / (2 * len(rivals)) if sign > 0 else 1 - sides / (2 * len(rivals))
+        share = np.bincount(cluster[own], won - area, len(names)) / own.sum()
+        moved += share * np.sqrt(count / (count - 1))
+    return pd.Series(moved, index=names)
 
 
-def auc_difference_interval(
-    first: tuple[Ints, Floats, NDArray[Any]],
-    second: tuple[Ints, Floats, NDArray[Any]],
-    seed: int,
-    resamples: int = 2000,
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the AUROC of `first` less that of `second`: labels, scores, clusters (n,).
+def auc_interval(area: float, influence: pd.Series[float], sizes: tuple[int, int]) -> tuple[float, float]:
+    """95 % interval of an AUROC from its influence, by Student's t on the logit scale, on which it is less skewed.
 
-    Clusters that both have are resampled in both alike, so that what they share cancels.
+    Of few groups the spread that is seen may be too small, and is none where every pair is in order: then Newcombe's
+    interval (2006, method 5) for `sizes`, the numbers of groups with positives and with negatives, is included.
     """
-    for labels, _, _ in (first, second):
-        require_two_classes(labels)
-    names = np.unique(np.concatenate([first[2], second[2]]))
-    parts = [(labels, scores, np.searchsorted(names, clusters)) for labels, scores, clusters in (first, second)]
-    aucs = _resampled_aucs(parts, seed, resamples)
-    return _interval(aucs[0] - aucs[1])
+    by_model = _newcombe(area, *sizes)
+    if area in (0.0, 1.0) or not influence.any():
+        return by_model
+    reach = quantile(influence, 0.95) * spread(influence) / (area * (1 - area))
+    low, high = float(expit(logit(area) - reach)), float(expit(logit(area) + reach))
+    return (low, high) if min(sizes) >= _FEW else (min(low, by_model[0]), max(high, by_model[1]))
 
 
-def _interval(values: Floats) -> tuple[float, float]:
-    low, high = np.percentile(values[np.isfinite(values)], [2.5, 97.5])
+def auc_p(area: float, influence: pd.Series[float]) -> float:
+    """Two-sided p of an AUROC against a half, by Student's t on the logit scale, as its interval has it."""
+    if area in (0.0, 1.0) or not influence.any():
+        raise Undefined("nothing varies")
+    statistic = abs(logit(area)) * area * (1 - area) / spread(influence)
+    return float(2 * stdtr(freedom(influence), -statistic))
+
+
+def _newcombe(area: float, positives: int, negatives: int) -> tuple[float, float]:
+    """The AUROCs from which this one is within 1.96 of their own standard errors: Newcombe 2006, method 5."""
+
+    def excess(true: float) -> float:
+        more = ((1 - true) / (2 - true) + true / (1 + true)) * ((positives + negatives) / 2 - 1)
+        return (area - true) ** 2 - float(ndtri(0.975)) ** 2 * true * (1 - true) * (1 + more) / (positives * negatives)
+
+    inside = min(max(area, 1e-9), 1 - 1e-9)  # at 0 and 1 themselves there is no standard error
+    low = brentq(excess, 0.0, inside) if area > 0 else 0.0
+    high = brentq(excess, inside, 1.0) if area < 1 else 1.0
     return float(low), float(high)
 
 
-def _resampled_aucs(parts: list[tuple[Ints, Floats, Ints]], seed: int, resamples: int) -> Floats:
-    """AUROC of each part (labels, scores, numbers of clusters) on the same resamples: (parts, resamples).
+def permutation_p(observed: float, drawn: Floats) -> float:
+    """Two-sided p of a figure among those that permuted labels gave: twice the smaller of both tails, itself counted.
 
-    NaN where a resample holds one class only.
+    Phipson and Smyth (2010): a p of zero is not to be had from a sample of permutations.
     """
-    rng = np.random.default_rng(seed)
-    n_clusters = 1 + max(int(cluster.max()) for _, _, cluster in parts)
-    if n_clusters < 2:
-        raise Undefined("everything comes from one source, which says nothing about how others would differ")
-    largest = max(len(labels) for labels, _, _ in parts)
-    chunks = []
-    for size in _chunks(resamples, max(1, _BOOTSTRAP_CELLS // largest)):
-        drawn = rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=size)
-        chunks.append(np.array([_weighted_aucs(*part, drawn) for part in parts]))
-    return np.concatenate(chunks, axis=1)
+    tail = min((drawn >= observed).sum(), (drawn <= observed).sum())
+    return float(min(1.0, 2 * (1 + tail) / (1 + len(drawn))))
 
 
-def _weighted_aucs(labels: Ints, scores: Floats, cluster: Ints, drawn: Ints) -> Floats:
-    """AUROC where cluster j counts `drawn` (resamples, clusters) times."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # one bin for each distinct score
-    positives = labels[order] == 1
-    weights = drawn[:, cluster[order]].astype(np.float64)
-    up = np.add.reduceat(weights * positives, starts, axis=1)
-    down = np.add.reduceat(weights * ~positives, starts, axis=1)
-    below = np.cumsum(down, axis=1) - down / 2
-    pairs = up.sum(axis=1) * down.sum(axis=1)
-    undefined = np.full(len(drawn), np.nan)
-    return np.asarray(np.divide((up * below).sum(axis=1), pairs, out=undefined, where=pairs > 0), dtype=np.float64)
+def permuted(groups: NDArray[Any], within: Ints, rng: np.random.Generator) -> Ints:
+    """Whose label each row gets (n,): whole groups of one size change places, and rows inside them.
+
+    Only groups with the same number in `within` (n,) change places.  So what a group's labels have in common stays with
+    them (Winkler et al. 2015, exchangeability blocks).
+    """
+    order = np.lexsort((groups, within))
+    starts = np.flatnonzero(np.r_[True, (groups[order][1:] != groups[order][:-1]) | (np.diff(within[order]) != 0)])
+    blocks = np.split(order, starts[1:])
+    source = np.empty(len(groups), dtype=np.int64)
+    alike: dict[tuple[int, int], list[Ints]] = {}
+    for block in blocks:
+        alike.setdefault((len(block), int(within[block[0]])), []).append(block)
+    for same in alike.values():
+        for block, other in zip(same, rng.permutation(len(same)), strict=True):
+            source[block] = rng.permutation(same[other])
+    return source
+
+
+def ranks_within(scores: Floats, parts: Ints) -> Floats:
+    """Each score's rank among those of its part (n,), from 0 to 1; NaN where the score is."""
+    table = pd.Series(scores).groupby(parts)
+    return ((table.rank() - 0.5) / table.transform("count")).to_numpy(np.float64)
 
 
 def best_f1_threshold(labels: Ints, scores: Floats) -> float:
@@ -118,7 +151,7 @@ def best_f1_threshold(labels: Ints, scores: Floats) -> float:
     return float(thresholds[called[f1 == f1.max()][-1] - 1])
 
 
-def calibration_error(labels: Ints, probabilities: Floats, bins: int = 10) -> float:
+def calibration_error(labels: NDArray[Any], probabilities: Floats, bins: int = 10) -> float:
     """Expected calibration error of probabilities (n,) of label 1: the mean gap to the share of ones, over equal bins.
 
     Guo, Pleiss, Sun and Weinberger (2017), for two classes: sum over bins of n_b / n * |mean label - mean probability|.
@@ -130,6 +163,21 @@ def calibration_error(labels: Ints, probabilities: Floats, bins: int = 10) -> fl
     place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
     gaps = np.bincount(place, labels, bins) - np.bincount(place, probabilities, bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def calibration_by_chance(
+    labels: Ints, probabilities: Floats, seed: int, bins: int = 10, draws: int = 1000
+) -> tuple[float, float]:
+    """The calibration error that right probabilities (n,) have by chance alone, on average, and the p of being right.
+
+    Consistency resampling: labels are drawn by the probabilities themselves (Broecker and Smith 2007; Vaicenavicius et
+    al. 2019), each on its own, so that where labels of a group agree the p is too small.
+    """
+    observed, rng = calibration_error(labels, probabilities, bins), np.random.default_rng(seed)
+    drawn = np.array(
+        [calibration_error(rng.random(len(labels)) < probabilities, probabilities, bins) for _ in range(draws)]
+    )
+    return float(drawn.mean()), float((1 + (drawn >= observed).sum()) / (1 + draws))
 
 
 def group_folds(labels: Ints, groups: NDArray[Any], count: int, seed: int, of: str) -> list[tuple[Ints, Ints]]:
@@ -160,7 +208,3 @@ def pearson(x: Floats, y: Floats) -> float:
 def spearman(x: Floats, y: Floats) -> float:
     """Spearman correlation of two (n,) arrays; ties share their mean rank."""
     return pearson(rankdata(x), rankdata(y))
-
-
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]

@@ -95,7 +95,7 @@ class Metric:
 
     `baseline_of` marks a trivial predictor's value of another metric, `within_of` that metric's value inside groups in
     which a confounder is constant.  Below `failed` a result is of no use, from `usable` on it is.  A metric `x` may be
-    reported with the ends of its interval, `x_low` and `x_high`, and by part, as `x/part`.
+    reported with the ends of its interval, `x_low` and `x_high`, its p against chance, `x_p`, and by part, as `x/part`.
     """
 
     name: str

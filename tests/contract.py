@@ -97,8 +97,10 @@ def _as_list(value: Any) -> Any:
 
 
 def stem(name: str) -> str:
-    """The declared name of a metric's part, or of an end of its interval."""
-    return name.partition("/")[0].removesuffix("_low").removesuffix("_high")
+    """The declared name of a metric's part, of an end of its interval, or of its p."""
+    for end in ("_low", "_high", "_p"):
+        name = name.removesuffix(end)
+    return name.partition("/")[0]
 
 
 def told(report: Report) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from experiments import statistics
 from experiments.detect import DETECT
 from experiments.detect.bench import scoring as bench_score
 from experiments.detect.scoring import grid
-from experiments.detect.scoring.detectors import SCORE, best_alpha, fit_linear, read_responses
+from experiments.detect.scoring.detectors import SCORE, best_alpha, fit_linear
 from experiments.detect.scoring.grid import score_many
-from experiments.detect.scoring.metrics import QUICK
+from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
+from experiments.detect.scoring.responses import read_responses
+from experiments.judging import Judge
 from harness.running.audit import audit
-from harness.stage import Audited, BadInput, Records
+from harness.stage import Audited, BadInput, Records, Undefined
 from tests.tiny import features
 
 
@@ -74,19 +77,24 @@ WEIGHTS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def _no_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here looks at intervals, in which `score` spends its time."""
-    monkeypatch.setattr(statistics, "auc_interval", lambda *_: (0.0, 1.0))
+
+    def undefined(*_: Any) -> Any:
+        raise Undefined("not looked at")
+
+    for name in ("influence", "p"):
+        monkeypatch.setattr(Judge, name, undefined)
 
 
 def one_by_one(frame: pd.DataFrame, settings: list[DetectScore]) -> pd.DataFrame:
     """What `score` reports."""
     metrics = [DETECT.score(Records(frame, None, {}), each).metrics for each in settings]
-    return pd.DataFrame([{name: found.get(name, np.nan) for name in QUICK} for found in metrics])
+    return pd.DataFrame([{name: found.get(name, np.nan) for name in LINEAR} for found in metrics])
 
 
 def assert_same(frame: pd.DataFrame, settings: list[DetectScore]) -> pd.DataFrame:
     """AUC bit for bit, PCC to 1e-12."""
     many, single = score_many(Records(frame, None, {}), settings), one_by_one(frame, settings)
-    aucs = [name for name in QUICK if name != "pcc"]
+    aucs = [name for name in LINEAR if name != "pcc"]
     pd.testing.assert_frame_equal(many[aucs], single[aucs], check_exact=True)
     pd.testing.assert_frame_equal(many[["pcc"]], single[["pcc"]], rtol=0, atol=1e-12)
     return many
@@ -147,7 +155,7 @@ def test_only_the_metrics_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(grid, "folds")
     for metrics in (["auc", "pcc"], ["auc_in_sample"]):
         pd.testing.assert_frame_equal(score_many(Records(made(), None, {}), settings, metrics), expected[metrics])
-    assert score_many(Records(made(), None, {}), []).shape == (0, len(QUICK))
+    assert score_many(Records(made(), None, {}), []).shape == (0, len(LINEAR))
 
 
 SCORES = st.lists(
@@ -250,7 +258,7 @@ def test_best_alpha_is_learned_from_training_responses_only() -> None:
     train, test = np.arange(0, 20), np.arange(20, len(cases.table))
     params = DetectScore(alpha="best", top_n=2)
     swapped = cases.table.assign(label=lambda table: table["label"].where(table.index < 20, 1 - table["label"]))
-    again = type(cases)(cases.ecs, cases.pks, cases.label, cases.response, swapped)
+    again = replace(cases, table=swapped)
     scores = [fit_linear(each.take(train), params)(each.take(test))[SCORE] for each in (cases, again)]
     assert scores[0].tolist() == scores[1].tolist()
     learned = [

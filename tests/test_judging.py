@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from experiments import judging, statistics
+from experiments import judging, protocols, statistics
 from experiments.arrays import Floats, Ints
-from experiments.judging import Judge, Rule, Scores, Words
+from experiments.judging import Judge
+from experiments.protocols import Rule, Scorer, Scores, Words
+from harness.running.differences import difference
 from harness.stage import Report, Undefined
 
 AUTO = Rule({"score": None}, folds=4, seed=0)
@@ -36,6 +40,10 @@ class Patients:
         stratum = None if self.stratum is None else self.stratum[rows]
         return Patients(self.feature[rows], self.labels[rows], self.groups[rows], stratum, self.lengths[rows])
 
+    def relabelled(self, source: Ints) -> Patients:
+        """Each as ill as another is."""
+        return replace(self, labels=self.labels[source])
+
 
 def patients(count: int = 80, seed: int = 0, unknown: int = 0) -> Patients:
     rng = np.random.default_rng(seed)
@@ -46,14 +54,19 @@ def patients(count: int = 80, seed: int = 0, unknown: int = 0) -> Patients:
     return Patients(feature, labels, np.arange(count) // 2, stratum, rng.random(count))
 
 
-def by_mean(train: Patients) -> judging.Scorer[Patients]:
+def by_mean(train: Patients) -> Scorer[Patients]:
     """How far a feature lies above the mean of training: what it learns shows in every score."""
     mean = train.feature.mean()
     return lambda cases: {"score": cases.feature - mean}
 
 
 def judge(cases: Patients, rule: Rule = AUTO) -> Judge[Patients]:
-    return Judge(cases, cases, rule.seed, lambda: judging.out_of_fold(cases, by_mean, rule))
+    return Judge(cases, partial(protocols.out_of_fold, cases), by_mean, rule)
+
+
+def trivial(cases: Patients, learn: Any) -> float:
+    known = judge(cases).baseline(learn)
+    return statistics.auc(known.labels, known.scores)
 
 
 # --- who is judged by whom -------------------------------------------------------------------------------------------
@@ -62,10 +75,10 @@ def judge(cases: Patients, rule: Rule = AUTO) -> Judge[Patients]:
 @pytest.mark.parametrize("unknown", [0, 13])
 def test_a_case_is_scored_and_called_by_what_has_seen_neither_it_nor_its_group(unknown: int) -> None:
     cases = patients(unknown=unknown)
-    judged = judging.out_of_fold(cases, by_mean, AUTO)
+    judged = protocols.out_of_fold(cases, by_mean, AUTO)
     known = np.flatnonzero(cases.labels >= 0)
     tested: list[int] = []
-    for train, test in judging.folds(cases, AUTO):
+    for train, test in protocols.folds(cases, AUTO):
         assert not set(cases.groups[train]) & set(cases.groups[test])
         mean = cases.feature[train].mean()
         least = statistics.best_f1_threshold(cases.labels[train], cases.feature[train] - mean)
@@ -78,7 +91,7 @@ def test_a_case_is_scored_and_called_by_what_has_seen_neither_it_nor_its_group(u
 
 def test_a_case_without_a_label_is_scored_by_what_has_learnt_from_all_others_and_not_judged() -> None:
     cases = patients(unknown=13)
-    judged = judging.out_of_fold(cases, by_mean, AUTO)
+    judged = protocols.out_of_fold(cases, by_mean, AUTO)
     np.testing.assert_array_equal(judged.scores["score"][:13], cases.feature[:13] - cases.feature[13:].mean())
     assert set(judged.calls["score"][:13]) <= {0.0, 1.0}
     known = judge(cases).known("score")
@@ -89,13 +102,13 @@ def test_a_case_without_a_label_is_scored_by_what_has_learnt_from_all_others_and
 
 def test_in_sample_everyone_has_seen_himself_and_on_a_holdout_nobody_has() -> None:
     cases, others = patients(), patients(seed=1)
-    inside, outside = judging.in_sample(cases, by_mean, AUTO), judging.held_out(cases, others, by_mean, AUTO)
+    inside, outside = protocols.in_sample(cases, by_mean, AUTO), protocols.held_out(cases, others, by_mean, AUTO)
     np.testing.assert_array_equal(inside.scores["score"], cases.feature - cases.feature.mean())
     np.testing.assert_array_equal(outside.scores["score"], others.feature - cases.feature.mean())
 
 
 def test_a_threshold_that_is_given_is_kept() -> None:
-    judged = judging.out_of_fold(patients(), by_mean, Rule({"score": 0.7}, 4, 0))
+    judged = protocols.out_of_fold(patients(), by_mean, Rule({"score": 0.7}, 4, 0))
     np.testing.assert_array_equal(judged.calls["score"], judged.scores["score"] >= 0.7)
 
 
@@ -103,11 +116,11 @@ def test_a_score_that_could_not_be_had_is_no_call_and_counts_nowhere() -> None:
     cases = patients()
     holes = np.arange(80) % 3 == 0
 
-    def fit(train: Patients) -> judging.Scorer[Patients]:
+    def fit(train: Patients) -> Scorer[Patients]:
         del train
         return lambda some: {"score": np.where(np.isin(some.feature, cases.feature[holes]), np.nan, some.feature)}
 
-    judging_it = Judge(cases, cases, 0, lambda: judging.out_of_fold(cases, fit, AUTO))
+    judging_it = Judge(cases, partial(protocols.out_of_fold, cases), fit, AUTO)
     assert np.isnan(judging_it.judged.calls["score"][holes]).all()
     assert judging_it.auc("score") == pytest.approx(
         roc_auc_score(cases.labels[~holes], cases.feature[~holes]), abs=1e-12
@@ -118,20 +131,20 @@ def test_a_score_that_could_not_be_had_is_no_call_and_counts_nowhere() -> None:
 
 def test_a_detector_that_training_lacks_is_absent_and_no_error() -> None:
     cases = patients()
-    judged = judging.held_out(cases, patients(seed=1), by_mean, Rule({"score": None, "oracle": None}, 4, 0))
+    judged = protocols.held_out(cases, patients(seed=1), by_mean, Rule({"score": None, "oracle": None}, 4, 0))
     assert judged.calls.keys() == judged.scores.keys() == {"score"}
 
 
 def test_what_cannot_be_learnt_is_tried_once() -> None:
     tried = 0
 
-    def fail() -> judging.Judged[Patients]:
+    def fail(*_: Any) -> protocols.Judged[Patients]:
         nonlocal tried
         tried += 1
         raise Undefined("too few wards")
 
     cases = patients()
-    found = Judge(cases, cases, 0, fail)
+    found = Judge(cases, fail)
     for ask in (found.auc, found.f1, found.recall):
         with pytest.raises(Undefined, match="too few wards"):
             ask("score")
@@ -148,6 +161,10 @@ def test_figures_are_those_of_a_plain_computation(seed: int, stratum: str | None
     found = judge(cases)
     rows = np.full(80, True) if stratum is None else cases.stratum == stratum
     labels, scores, calls = cases.labels[rows], found.judged.scores["score"][rows], found.judged.calls["score"][rows]
+    if stratum is not None:  # compared by their ranks within the fold that a detector has scored
+        for _, tested in protocols.folds(cases, AUTO):
+            ranks = (rankdata(found.judged.scores["score"][tested]) - 0.5) / len(tested)
+            scores[np.isin(np.flatnonzero(rows), tested)] = ranks[rows[tested]]
     assert found.auc("score", stratum) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     for ours, theirs in (
         (found.f1, f1_score),
@@ -163,24 +180,93 @@ def test_the_interval_holds_the_figure_and_resamples_groups() -> None:
     low, high = judge(cases).interval("score")
     assert low < judge(cases).auc("score") < high
     one = Patients(cases.feature, cases.labels, np.zeros(400), None, cases.lengths)
-    alone = Judge(one, one, 0, given={"score": one.feature})
+    alone = Judge(one, given={"score": one.feature})
     with pytest.raises(Undefined, match="one source"):
         alone.interval("score")
+
+
+@dataclass(frozen=True)
+class Scans(Patients):
+    """Made-up cases with many features, of which a regression makes something whatever they are."""
+
+    table: Floats = field(default_factory=lambda: np.empty((0, 0)))
+
+    def take(self, rows: Ints) -> Scans:
+        """Some of them."""
+        return Scans(**vars(super().take(rows)), table=self.table[rows])  # type: ignore[arg-type]
+
+
+def scans(seed: int, count: int = 120, signal: float = 0.0) -> Scans:
+    rng = np.random.default_rng(seed)
+    labels, table = rng.permutation(np.arange(count) % 2), rng.normal(size=(count, 40))
+    table[:, :4] += signal * (labels - 0.5)[:, None]
+    base = Patients(table[:, 0], labels, np.arange(count), None, np.ones(count))
+    return Scans(**vars(base), table=table)
+
+
+def ridge(train: Scans) -> Scorer[Scans]:
+    weights = np.linalg.solve(train.table.T @ train.table + 5 * np.eye(40), train.table.T @ (train.labels - 0.5))
+    return lambda cases: {"score": cases.table @ weights, "first": cases.feature}
+
+
+def judge_scans(cases: Scans) -> Judge[Scans]:
+    return Judge(cases, partial(protocols.out_of_fold, cases), ridge, Rule({}, 5, 0))
+
+
+@pytest.mark.parametrize("signal", [0.0, 0.7])
+def test_the_interval_of_a_detector_that_learns_much_counts_what_learning_adds(signal: float) -> None:
+    judges = [judge_scans(scans(seed, signal=signal)) for seed in range(60)]
+    for name in ("score", "first"):
+        areas = np.array([each.auc(name) for each in judges])
+        errors = np.array([np.sqrt((each.influence(name) ** 2).sum()) for each in judges])
+        assert errors.mean() == pytest.approx(areas.std(ddof=1), rel=0.25)
+        held = np.mean([low <= areas.mean() <= high for low, high in (each.interval(name) for each in judges)])
+        assert 0.88 <= held <= 1.0  # 0.95, and two standard errors of 60 draws
+    refits = [(each.influence("score")["refit"] ** 2).sum() for each in judges]
+    fixed = [(each.influence("first")["refit"] ** 2).sum() for each in judges]
+    assert np.mean(refits) > (1.5 if signal == 0 else 1.1) * np.mean(fixed)
+
+
+def test_a_p_of_what_learns_much_comes_from_permuted_labels_and_holds_its_level() -> None:
+    found = [judge_scans(scans(seed, 80)).p("score") for seed in range(30)]
+    assert all(p == round(p * 200) / 200 for p in found)
+    assert np.mean(np.array(found) <= 0.05) <= 0.17  # more of thirty come in one of a hundred
+    assert judge_scans(scans(0, 80, signal=1.5)).p("score") <= 0.01
+    assert judge_scans(scans(0, 80)).p("first") not in {round(k / 200, 3) for k in range(201)}
+
+
+def test_a_result_below_chance_is_confirmed_by_permutation_before_it_is_called_so() -> None:
+    cases = scans(0, 200)
+    turned = Judge(cases, given={"turned": -1.0 * cases.labels + np.random.default_rng(1).normal(size=200)})
+    assert turned.auc("turned") < 0.3
+    assert turned.p("turned") == 0.01
+
+
+def test_what_is_judged_in_sample_has_no_interval_but_a_p_that_counts_the_learning() -> None:
+    cases = scans(3)
+    flattered = Judge(cases, partial(protocols.in_sample, cases), ridge, Rule({}, 5, 0))
+    assert flattered.auc("score") > 0.8
+    with pytest.raises(Undefined, match="judged on what it has learnt from"):
+        flattered.interval("score")
+    assert flattered.p("score") > 0.05
 
 
 def test_a_paired_difference_is_narrower_than_what_its_ends_would_give_and_nothing_differs_from_itself() -> None:
     cases = patients(400)
     noisy = cases.feature + np.random.default_rng(1).normal(0, 0.3, 400)
-    both = Judge(cases, cases, 0, given={"sharp": cases.feature, "noisy": noisy})
-    low, high = both.difference_interval(both.known("sharp"), both.known("noisy"))
-    assert low < both.auc("sharp") - both.auc("noisy") < high
+    both = Judge(cases, given={"sharp": cases.feature, "noisy": noisy})
+    report = Report()
+    for name in ("sharp", "noisy"):
+        both.measure_auc(report, name, name)
+    value, low, high = difference(report, report, "sharp", "noisy")
+    assert low < value < high
     assert high - low < np.ptp(both.interval("sharp")) / 2
-    assert both.difference_interval(both.known("sharp"), both.known("sharp")) == (0.0, 0.0)
+    assert difference(report, report, "sharp", "sharp") == (0.0, 0.0, 0.0)
 
 
 def test_scores_for_which_nothing_is_learnt_need_no_folds() -> None:
     few = patients(6)
-    cases = Judge(few, few, 0, lambda: judging.out_of_fold(few, by_mean, AUTO), {"feature": few.feature})
+    cases = Judge(few, partial(protocols.out_of_fold, few), by_mean, AUTO, {"feature": few.feature})
     assert cases.auc("feature") == pytest.approx(roc_auc_score(few.labels, few.feature), abs=1e-12)
     with pytest.raises(Undefined, match="4 folds need 4 wards of each label"):
         cases.auc("score")
@@ -193,7 +279,7 @@ def test_one_label_alone_is_undefined_and_never_a_figure() -> None:
         with pytest.raises(Undefined, match="labels are 0"):
             ask("score")
     with pytest.raises(Undefined, match="labels are 0"):
-        judging.held_out(well, cases, by_mean, AUTO)  # no threshold can be learnt
+        protocols.held_out(well, cases, by_mean, AUTO)  # no threshold can be learnt
 
 
 def test_a_detector_that_there_is_not_and_one_that_calls_nothing_are_named_in_the_stages_words() -> None:
@@ -211,14 +297,14 @@ def test_the_length_counts_in_the_direction_that_training_says() -> None:
     cases = patients()
     for sign in (1.0, -1.0):
         long = Patients(cases.feature, cases.labels, cases.groups, None, 10.0 + sign * cases.labels)
-        assert Judge(long, long, 0).baseline(judging.fit_length) == 1.0
+        assert trivial(long, judging.fit_length) == 1.0
 
 
 def test_the_stratum_counts_by_its_share_of_positives_and_one_never_seen_by_that_of_all() -> None:
     cases = patients()
     strata = np.where(cases.labels == 1, "old", "young").astype(object)
     aged = Patients(cases.feature, cases.labels, cases.groups, strata, cases.lengths)
-    assert Judge(aged, aged, 0).baseline(judging.fit_stratum) == 1.0
+    assert trivial(aged, judging.fit_stratum) == 1.0
     strange = Patients(cases.feature, cases.labels, cases.groups, np.full(80, "new", dtype=object), cases.lengths)
     scores = judging.fit_stratum(aged)(strange)["stratum"]
     assert set(scores) == {cases.labels.mean()}
@@ -232,7 +318,7 @@ def test_curves_are_drawn_of_the_detectors_that_have_both_labels() -> None:
     cases, report = patients(), Report()
     ill = np.where(cases.labels == 1, cases.feature, np.nan)
     both: Scores = {"feature": cases.feature, "of the ill": ill}
-    Judge(cases, cases, 0, given=both).draw(report, list(both), {})
+    Judge(cases, given=both).draw(report, list(both), {})
     assert report.figures.keys() == {"roc", "precision_recall"}
     for draw in report.figures.values():
         labels = [line.get_label() for line in draw().axes[0].lines]

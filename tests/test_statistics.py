@@ -53,26 +53,44 @@ def test_the_threshold_is_the_lowest_score_with_the_best_f1(rows: Any) -> None:
     assert statistics.best_f1_threshold(labels, scores) == min(score for score in scores if f1(score) == best)
 
 
-@pytest.mark.parametrize("clusters", [2, 5, 40])
-def test_the_interval_is_that_of_drawing_whole_clusters_row_by_row(clusters: int) -> None:
-    labels, scores, names = scored(60, clusters)
-    present = np.unique(names)
-    drawn = np.random.default_rng(3).multinomial(len(present), np.full(len(present), 1 / len(present)), size=150)
-    aucs = []
-    for counts in drawn:
-        rows = [row for name, count in zip(present, counts, strict=True) for row in np.flatnonzero(names == name)
-                for _ in range(count)]  # fmt: skip
-        if len(set(labels[rows])) == 2:
-            aucs.append(roc_auc_score(labels[rows], scores[rows]))
-    low, high = statistics.auc_interval(labels, scores, names, seed=3, resamples=150)
-    assert (low, high) == pytest.approx(np.percentile(aucs, [2.5, 97.5]), abs=1e-12)
+def obuchowski(labels: Any, scores: Any, clusters: Any) -> float:
+    """Variance of a clustered AUROC, pair by pair, in the words of Obuchowski (1997)."""
+    pairs = {(i, j): float(scores[i] > scores[j]) + (scores[i] == scores[j]) / 2
+             for i in np.flatnonzero(labels == 1) for j in np.flatnonzero(labels == 0)}  # fmt: skip
+    ones, zeros = (np.flatnonzero(labels == label) for label in (1, 0))
+    area, total = np.mean(list(pairs.values())), 0.0
+    own = {i: np.mean([pairs[i, j] for j in zeros]) for i in ones}
+    other = {j: np.mean([pairs[i, j] for i in ones]) for j in zeros}
+    names = np.unique(clusters)
+    sums = {name: [sum(part[i] - area for i in part if clusters[i] == name) for part in (own, other)] for name in names}
+    for side, rows in ((0, ones), (1, zeros)):
+        count = len(np.unique(clusters[rows]))
+        total += count / (count - 1) * sum(sums[name][side] ** 2 for name in names) / len(rows) ** 2
+    both = [len(np.unique(clusters[rows])) for rows in (ones, zeros)]
+    cross = np.sqrt(both[0] / (both[0] - 1) * both[1] / (both[1] - 1))  # Obuchowski: I / (I - 1), all but the same
+    return float(total + 2 * cross * sum(a * b for a, b in sums.values()) / len(ones) / len(zeros))
+
+
+@given(seed=st.integers(0, 10**6), size=st.sampled_from([1, 3]))
+def test_the_variance_is_that_of_delong_and_in_clusters_that_of_obuchowski(seed: int, size: int) -> None:
+    labels, scores, _ = scored(45 * size, 1, seed)
+    clusters = np.arange(45 * size) // size
+    influence = statistics.auc_influence(labels, scores, clusters)
+    assert (influence**2).sum() == pytest.approx(obuchowski(labels, scores, clusters), rel=1e-9)
+    assert list(influence.index) == list(range(45))
+
+
+def interval_of(labels: Any, scores: Any, clusters: Any) -> tuple[float, float]:
+    sizes = tuple(len(np.unique(clusters[labels == label])) for label in (1, 0))
+    influence = statistics.auc_influence(labels, scores, clusters)
+    return statistics.auc_interval(statistics.auc(labels, scores), influence, (sizes[0], sizes[1]))
 
 
 def test_the_interval_holds_the_estimate_and_narrows_with_more_clusters() -> None:
     widths = []
     for n in (40, 160, 640):
         labels, scores, _ = scored(n, 1)
-        low, high = statistics.auc_interval(labels, scores, np.arange(n), seed=0)
+        low, high = interval_of(labels, scores, np.arange(n))
         assert low < statistics.auc(labels, scores) < high
         widths.append(high - low)
     assert widths[0] > widths[1] > widths[2]
@@ -81,21 +99,96 @@ def test_the_interval_holds_the_estimate_and_narrows_with_more_clusters() -> Non
 
 def test_copies_of_rows_within_their_cluster_do_not_narrow_the_interval() -> None:
     labels, scores, names = scored(80, 80)
-    copied = statistics.auc_interval(*(np.repeat(each, 9) for each in (labels, scores, names)), seed=1)
-    assert copied == pytest.approx(statistics.auc_interval(labels, scores, names, seed=1), abs=1e-12)
+    copied = interval_of(*(np.repeat(each, 9) for each in (labels, scores, names)))
+    assert copied == pytest.approx(interval_of(labels, scores, names), abs=1e-9)
 
 
-def test_the_interval_depends_on_the_seed_but_not_on_cluster_names_row_order_or_chunks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_interval_depends_neither_on_cluster_names_nor_on_row_order() -> None:
     labels, scores, names = scored(60, 20)
-    interval = statistics.auc_interval(labels, scores, names, seed=5)
-    assert statistics.auc_interval(labels, scores, names, seed=6) != interval
-    assert statistics.auc_interval(labels, scores, np.array([f"prompt {name:03}" for name in names]), 5) == interval
+    interval = interval_of(labels, scores, names)
+    assert interval_of(labels, scores, np.array([f"prompt {name:03}" for name in names])) == pytest.approx(interval)
     mixed = np.random.default_rng(0).permutation(60)
-    assert statistics.auc_interval(labels[mixed], scores[mixed], names[mixed], seed=5) == interval
-    monkeypatch.setattr(statistics, "_BOOTSTRAP_CELLS", 60 * 7)
-    assert statistics.auc_interval(labels, scores, names, seed=5) == interval
+    assert interval_of(labels[mixed], scores[mixed], names[mixed]) == pytest.approx(interval)
+
+
+@pytest.mark.parametrize(("good", "bad"), [(10, 10), (12, 400), (300, 300)])
+def test_the_interval_of_a_perfect_order_does_not_collapse_and_is_mirrored(good: int, bad: int) -> None:
+    labels = np.repeat([0, 1], [bad, good])
+    low, high = interval_of(labels, labels.astype(float), np.arange(len(labels)))
+    assert 0.7 < low < 0.997
+    assert high == 1.0
+    assert interval_of(labels, -labels.astype(float), np.arange(len(labels))) == pytest.approx((0.0, 1 - low))
+
+
+@given(area=st.floats(0, 1), ones=st.integers(2, 500), zeros=st.integers(2, 500))
+def test_newcombes_ends_are_1_96_of_their_own_standard_errors_away(area: float, ones: int, zeros: int) -> None:
+    for end in statistics._newcombe(area, ones, zeros):
+        if 0 < end < 1:
+            middle = (ones + zeros) / 2 - 1
+            tail = ((1 - end) / (2 - end) + end / (1 + end)) * middle
+            error = np.sqrt(end * (1 - end) * (1 + tail) / (ones * zeros))
+            assert abs(area - end) == pytest.approx(1.959964 * error, abs=1e-6)
+
+
+def test_there_is_no_interval_where_few_groups_have_a_label_however_many_rows() -> None:
+    labels, scores, names = scored(400, 40)
+    labels[names >= 9] = 0
+    with pytest.raises(Undefined, match="needs 10 groups of each label, and one label has 9"):
+        statistics.auc_influence(labels, scores, names)
+
+
+def test_p_is_at_5_percent_where_the_interval_ends_at_a_half() -> None:
+    labels, scores, _ = scored(300, 1)
+    names = np.arange(300)
+    influence = statistics.auc_influence(labels, scores, names)
+    low, _ = interval_of(labels, scores, names)
+    assert (statistics.auc_p(statistics.auc(labels, scores), influence) < 0.05) == (low > 0.5)
+    noise = [statistics.auc_p(statistics.auc(*each[:2]), statistics.auc_influence(*each))
+             for each in ((np.random.default_rng(i).integers(0, 2, 100), np.random.default_rng(i + 500).random(100),
+                           np.arange(100)) for i in range(200))]  # fmt: skip
+    assert 0.01 < np.mean(np.array(noise) <= 0.05) < 0.09
+
+
+@given(seed=st.integers(0, 10**6))
+def test_permuted_labels_stay_in_groups_of_one_size_and_part(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(30), rng.integers(1, 4, 30))
+    part = (np.arange(30) % 3)[groups]
+    mixed = rng.permutation(len(groups))
+    groups, part = groups[mixed], part[mixed]
+    source = statistics.permuted(groups, part, rng)
+    assert sorted(source) == list(range(len(groups)))
+    for group in range(30):
+        whose = source[groups == group]
+        assert len(set(groups[whose])) == 1
+        assert (groups == groups[whose[0]]).sum() == len(whose)
+        assert set(part[whose]) == set(part[groups == group])
+
+
+def test_ranks_are_those_within_a_part_and_of_what_is_there() -> None:
+    ranks = statistics.ranks_within(np.array([5.0, np.nan, 1.0, 1.0, -3.0]), np.array([0, 0, 0, 1, 1]))
+    np.testing.assert_array_equal(ranks, [0.75, np.nan, 0.25, 0.75, 0.25])
+
+
+def test_the_p_of_a_permutation_counts_the_figure_itself() -> None:
+    drawn = np.linspace(0, 1, 199)
+    assert statistics.permutation_p(2.0, drawn) == statistics.permutation_p(-1.0, drawn) == 2 / 200
+    assert statistics.permutation_p(0.5, drawn) == 1.0
+
+
+@pytest.mark.parametrize("n", [30, 300])
+def test_right_probabilities_have_the_calibration_error_that_chance_gives_and_wrong_ones_have_more(n: int) -> None:
+    rng, gaps, small = np.random.default_rng(0), [], []
+    for seed in range(40):
+        probabilities = rng.random(n)
+        labels = (rng.random(n) < probabilities).astype(int)
+        by_chance, p = statistics.calibration_by_chance(labels, probabilities, seed, draws=100)
+        gaps.append(statistics.calibration_error(labels, probabilities) - by_chance)
+        small.append(p <= 0.05)
+    assert abs(np.mean(gaps)) < 0.01  # where the error itself is 0.18 on average at 30
+    assert np.mean(small) < 0.15
+    wrong = statistics.calibration_by_chance(np.ones(n, dtype=int), np.full(n, 0.5), 0, draws=100)
+    assert wrong[1] < 0.05
 
 
 def test_pearson_is_that_of_numpy() -> None:
@@ -112,8 +205,8 @@ ONES, RISING = np.ones(4, dtype=int), np.arange(4.0)
         (lambda: statistics.auc(ONES, RISING), "all 4 labels are 1"),
         (lambda: statistics.auc(ONES[:0], RISING[:0]), "nothing to score"),
         (lambda: statistics.column_aucs(0 * ONES, RISING[:, None]), "all 4 labels are 0"),
-        (lambda: statistics.auc_interval(ONES, RISING, ONES, seed=0), "all 4 labels are 1"),
-        (lambda: statistics.auc_interval(np.array([0, 1, 0, 1]), RISING, ONES, seed=0), "one source"),
+        (lambda: statistics.auc_influence(ONES, RISING, ONES), "all 4 labels are 1"),
+        (lambda: statistics.auc_influence(np.array([0, 1, 0, 1]), RISING, ONES), "one source"),
         (lambda: statistics.best_f1_threshold(0 * ONES, RISING), "all 4 labels are 0"),
         (lambda: statistics.pearson(RISING, np.full(4, 0.1)), "constant"),
         (lambda: statistics.pearson(RISING[:1], RISING[:1]), "constant"),

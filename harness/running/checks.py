@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from harness.stage import Audited, Doubt, check, checks_in, some
+from harness.running.differences import CLEAR, difference
+from harness.stage import Audited, Doubt, Undefined, check, checks_in, some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,26 +29,45 @@ def headline_undefined(audited: Audited) -> Iterator[Doubt]:
 @check("other metrics could not be computed", "leave them out of any table: undefined is not 0")
 def undefined(audited: Audited) -> Iterator[Doubt]:
     names_by_reason: dict[str, list[str]] = {}
+    headline = audited.stage.metrics[0].name
     for name, reason in audited.report.undefined.items():
-        if name != audited.stage.metrics[0].name:
+        if name not in {headline, f"{headline}_low", f"{headline}_high"}:  # which are told by themselves
             names_by_reason.setdefault(reason, []).append(name)
     if names_by_reason:
         told = ", ".join(f"{some(names)} ({reason})" for reason, names in names_by_reason.items())
         yield "info", f"not computed: {told}; leave them out of any table, they are not 0"
 
 
-@check(
-    "the headline lies below chance with its whole interval",
-    "turn the score or the labels round, after a look",
-)
+@check("the headline has no interval", "give it more data of the rarer label, or a protocol that has one")
+def interval_missing(audited: Audited) -> Iterator[Doubt]:
+    name, report = audited.stage.metrics[0].name, audited.report
+    if name in report.metrics and (reason := report.undefined.get(f"{name}_low")):
+        yield (
+            "warn",
+            f"{name} {report.metrics[name]:.3f} has no interval: {reason}; give it more data, or a protocol that has"
+            " one",
+        )
+
+
+@check("the headline lies below chance, and not by chance", "turn the score or the labels round, after a look")
 def polarity_inverted(audited: Audited) -> Iterator[Doubt]:
     headline, metrics = audited.stage.metrics[0], audited.report.metrics
-    high = metrics.get(f"{headline.name}_high")
-    if headline.chance is not None and high is not None and high < headline.chance:
+    value, high, p = (metrics.get(f"{headline.name}{end}") for end in ("", "_high", "_p"))
+    if value is None or headline.chance is None or value >= headline.chance:
+        return
+    below = high is not None and high < headline.chance
+    if (p is None and below) or (p is not None and p <= CLEAR):
+        told = f"p {p:.2g}" if p is not None else f"its whole interval, up to {high:.3f}"
         yield (
             "fail",
-            f"{headline.name} {metrics[headline.name]:.3f} lies below chance with its whole interval (up to"
-            f" {high:.3f}): the score is the wrong way round, or labels are swapped; look at a few rows by hand",
+            f"{headline.name} {value:.3f} lies below chance ({told}): the score is the wrong way round, or labels are"
+            " swapped; look at a few rows by hand",
+        )
+    elif below:
+        yield (
+            "warn",
+            f"{headline.name} {value:.3f} lies below chance with its interval (up to {high:.3f}), but so it does for"
+            f" labels that mean nothing (p {p:.2g}); look at a few rows by hand, or score more data",
         )
 
 
@@ -109,16 +130,17 @@ def trivial_baseline(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-@check("a trivial predictor lies inside the interval of the result", "score more data")
-def baseline_in_interval(audited: Audited) -> Iterator[Doubt]:
+@check("that the result beats a trivial predictor is not shown", "score more data")
+def baseline_not_beaten(audited: Audited) -> Iterator[Doubt]:
     for name, value, baseline, trivial, _ in _baselines(audited):
-        low = audited.report.metrics.get(f"{name}_low")
-        if low is not None and low <= trivial < value:
-            yield (
-                "info",
-                f"{baseline} {trivial:.3f} lies inside the interval of {name} (from {low:.3f}); more data are"
-                " needed to tell them apart",
-            )
+        with suppress(Undefined):
+            gain, low, high = difference(audited.report, audited.report, name, baseline)
+            if low <= 0 < gain:
+                yield (
+                    "info",
+                    f"{name} {value:.3f} exceeds {baseline} {trivial:.3f} by {gain:.3f} ({low:.3f} to {high:.3f} on the"
+                    " same data), which may be chance: more data are needed to tell them apart",
+                )
 
 
 def _baselines(audited: Audited) -> Iterator[tuple[str, float, str, float, str]]:
@@ -130,16 +152,19 @@ def _baselines(audited: Audited) -> Iterator[tuple[str, float, str, float, str]]
             yield name, value, baseline.name, trivial, baseline.summary
 
 
-@check("the interval of the headline holds chance", "score more data")
+@check("the headline cannot be told from chance", "score more data")
 def chance_in_interval(audited: Audited) -> Iterator[Doubt]:
-    headline = audited.stage.metrics[0]
-    for low, high in _headline_interval(audited):
-        if headline.chance is not None and low <= headline.chance <= high:
-            yield (
-                "warn",
-                f"the interval of {headline.name}, {low:.3f} to {high:.3f}, holds chance; nothing has been shown yet,"
-                " score more data",
-            )
+    headline, metrics = audited.stage.metrics[0], audited.report.metrics
+    p, chance = metrics.get(f"{headline.name}_p"), headline.chance
+    told = [f"its interval, {low:.3f} to {high:.3f}, holds chance"
+            for low, high in _headline_interval(audited) if chance is not None and low <= chance <= high]  # fmt: skip
+    told += [f"labels that mean nothing give as much (p {p:.2g})"] if p is not None and p > CLEAR else []
+    if told:
+        yield (
+            "warn",
+            f"{headline.name} {metrics[headline.name]:.3f}: {' and '.join(told)}; nothing has been shown yet, score"
+            " more data",
+        )
 
 
 @check(f"the interval of the headline is wider than {WIDE}", "score more data before configurations are compared")

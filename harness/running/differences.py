@@ -14,6 +14,8 @@ from harness.stage import Report, Undefined
 if TYPE_CHECKING:
     import pandas as pd
 
+CLEAR = 0.05  # a p up to which something counts as shown
+
 
 def interval(value: float, influence: pd.Series[float], level: float = 0.95) -> tuple[float, float]:
     """Interval of a figure from its influence (groups,), by Student's t; Undefined where it has no spread."""
@@ -60,7 +62,24 @@ def difference(
         if each not in report.influence:
             raise Undefined(f"how sure {each} is cannot be said")
     value = first.metrics[names[0]] - second.metrics[names[1]]
-    moved = first.influence[names[0]].sub(second.influence[names[1]], fill_value=0.0)
+    moved = less(first.influence[names[0]], second.influence[names[1]])
     if not moved.any():
         return value, value, value
     return value, *interval(value, moved, level)
+
+
+def less(first: pd.Series[float], second: pd.Series[float]) -> pd.Series[float]:
+    """The influence of the difference of two figures; groups that only one of them has move it alone."""
+    import pandas as pd
+
+    both = pd.concat([first, -second])
+    return both.groupby(level=[*range(both.index.nlevels)], sort=False).sum()
+
+
+def gain_told(report: Report, name: str, other: str) -> str:
+    """By how much one metric of a report exceeds another, in brackets, where that is known; else nothing."""
+    try:
+        value, low, high = difference(report, report, name, other)
+    except Undefined:
+        return ""
+    return f" (by {value:+.3f}, {low:+.3f} to {high:+.3f})"

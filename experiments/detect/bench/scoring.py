@@ -16,11 +16,12 @@ from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MinMaxScaler
 
-from experiments.detect.scoring.detectors import read_responses, rule
+from experiments.detect.scoring.detectors import rule
 from experiments.detect.scoring.grid import score_many
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
-from experiments.judging import folds
+from experiments.detect.scoring.responses import read_responses
+from experiments.protocols import folds
 from harness.stage import Progress, Records
 
 _DATA = Path(os.environ.get("RIGSWEEP_DATA", Path(__file__).parents[4] / "shared" / "data"))

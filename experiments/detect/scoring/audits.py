@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scipy.stats import norm
-
-from experiments import statistics
+from harness.running.differences import CLEAR, gain_told
 from harness.stage import Audited, Doubt, check
 
 _NEGLIGIBLE = 0.01  # a shift of ECS, or a share of PKS, that is small beside what tells spans apart
@@ -24,40 +22,29 @@ def in_sample(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-def _uninformative(audited: Audited, kind: str, weight: str) -> Iterator[Doubt]:
-    """A whole kind of feature in which no column's interval clears 0.5 carries nothing."""
-    frame = audited.records.frame
-    labels = frame["label"].to_numpy()
-    sources = frame.get("source", frame["group"]).to_numpy()
-    columns = frame.filter(regex=f"^{kind}_")
-    if len(set(labels)) < 2 or len(set(sources)) < 2 or columns.empty:
-        return
-    target = 1 - labels if kind == "ecs" else labels
-    aucs = statistics.column_aucs(target, columns.to_numpy(float))
-    best, seed = int(aucs.argmax()), audited.params.fold_seed
-    low, high = statistics.auc_interval(target, columns.iloc[:, best].to_numpy(float), sources, seed)
-    # The best of many columns clears 0.5 by luck, so the interval is widened to hold for all of them (Bonferroni).
-    low = aucs[best] - (high - low) / 2 * norm.isf(0.025 / len(aucs)) / norm.isf(0.025)
-    if low <= 0.5:
+def _not_shown(audited: Audited, part: str, weight: str) -> Iterator[Doubt]:
+    """A part that is used, and whose worth cannot be told from chance."""
+    metrics, name = audited.report.metrics, f"auc_{part}"
+    area, p = metrics.get(name), metrics.get(f"{name}_p")
+    if getattr(audited.params, weight) != 0 and area is not None and p is not None and (area < 0.5 or p > CLEAR):
         yield (
             "warn",
-            f"no {kind.upper()} column separates the spans: the best, {columns.columns[best]}, has AUC"
-            f" {aucs[best]:.3f} with an interval from {low:.3f} (for the best of {len(aucs)}); set its weight"
-            f" ({weight}) to 0 and see whether anything is lost",
+            f"that {part.upper()} tells hallucinations from the rest is not shown: alone it reaches {name} {area:.3f}"
+            f" (p {p:.2g}); set its weight ({weight}) to 0 and see whether anything is lost, or score more data",
         )
 
 
-@check("ECS or PKS alone is as good as their combination", "use other weights, or that part alone")
+@check("that ECS or PKS adds anything to the other is not shown", "use other weights, or that part alone")
 def part_beats_whole(audited: Audited) -> Iterator[Doubt]:
-    metrics = audited.report.metrics
+    report = audited.report
     if audited.params.alpha == 0 or audited.params.m == 0:
         return
     for part in ("auc_ecs", "auc_pks"):
-        if part in metrics and "auc" in metrics and metrics[part] >= metrics["auc"]:
+        if part in report.metrics and "auc" in report.metrics and report.metrics[part] >= report.metrics["auc"]:
             yield (
                 "warn",
-                f"{part} {metrics[part]:.3f} alone is as good as the combination's {metrics['auc']:.3f};"
-                " the other part adds nothing at these weights",
+                f"{part} {report.metrics[part]:.3f} alone is as good as the combination's {report.metrics['auc']:.3f}"
+                f"{gain_told(report, 'auc', part)}; that the other part adds anything at these weights is not shown",
             )
 
 
@@ -93,14 +80,14 @@ def batch_changes_features(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-@check("no ECS column separates the spans", "set alpha to 0 and see whether anything is lost")
+@check("that ECS separates the responses is not shown", "set alpha to 0 and see whether anything is lost")
 def ecs_uninformative(audited: Audited) -> Iterator[Doubt]:
-    return _uninformative(audited, "ecs", "alpha")
+    return _not_shown(audited, "ecs", "alpha")
 
 
-@check("no PKS column separates the spans", "set m to 0 and see whether anything is lost")
+@check("that PKS separates the responses is not shown", "set m to 0 and see whether anything is lost")
 def pks_uninformative(audited: Audited) -> Iterator[Doubt]:
-    return _uninformative(audited, "pks", "m")
+    return _not_shown(audited, "pks", "m")
 
 
 def _checked(audited: Audited) -> tuple[Mapping[str, Any], str | None]:

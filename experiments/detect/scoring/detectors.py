@@ -1,13 +1,11 @@
-"""The detectors of `detect`: responses, the columns that tell them apart, and three ways to combine those."""
+"""The detectors of `detect`: the columns that tell responses apart, and three ways to combine those."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from sklearn.feature_selection import mutual_info_classif
 from sklearn.linear_model import LogisticRegression
@@ -17,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from experiments import statistics
 from experiments.arrays import Floats, Ints
 from experiments.detect.scoring.params import DetectScore
-from experiments.judging import Rule, Scores, Words
+from experiments.detect.scoring.responses import Columns, Responses
+from experiments.protocols import Rule, Scores
 from harness.stage import BadInput
 
 _ALPHA_MAX = 10.0
@@ -25,87 +24,6 @@ _PAIRS = 1_000_000  # pairs of responses looked at together: bounds memory at 10
 _BINS = 16_381  # of alpha's range; a prime, so that no border is a ratio of small numbers, where many pairs change
 SCORE = "score"  # of a response, beside which a detector may tell its parts
 _NARROW = 1e-9  # an interval of alpha this narrow is the work of rounding
-
-
-@dataclass(frozen=True)
-class Responses:
-    """Records as arrays: r responses of n spans (or tokens); `response` (n,) numbers the response of each span."""
-
-    ecs: pd.DataFrame
-    pks: pd.DataFrame
-    label: Ints  # of each span
-    response: Ints
-    table: pd.DataFrame  # r rows: id, label, source, length, task where the data name one
-    words = Words("response", "prompt", "task", "hallucinated")
-
-    @property
-    def labels(self) -> Ints:
-        """1: some span is hallucinated (r,)."""
-        return self.table["label"].to_numpy(np.int64)
-
-    @property
-    def groups(self) -> NDArray[Any]:
-        """The prompt of each (r,)."""
-        return self.table["source"].to_numpy()
-
-    @property
-    def stratum(self) -> NDArray[Any] | None:
-        """The task of each (r,)."""
-        return self.table["task"].to_numpy() if "task" in self.table else None
-
-    @property
-    def lengths(self) -> Floats:
-        """Characters of each (r,)."""
-        return self.table["length"].to_numpy(np.float64)
-
-    def take(self, rows: Ints) -> Responses:
-        """The spans of the chosen responses, renumbered in the order given by `self`."""
-        keep = np.isin(self.response, rows)
-        _, renumbered = np.unique(self.response[keep], return_inverse=True)
-        return Responses(self.ecs[keep], self.pks[keep], self.label[keep], renumbered, self.table.iloc[np.sort(rows)])
-
-    def mean(self, values: Floats) -> Floats:
-        """Mean of span values (n,) over each response: (r,)."""
-        return np.asarray(np.bincount(self.response, values) / np.bincount(self.response), dtype=np.float64)
-
-    def parted(self, values: Floats) -> NDArray[Any]:
-        """Span values (n,) as one array a response: (r,) of objects."""
-        pieces = np.split(values, np.flatnonzero(np.diff(self.response)) + 1)
-        parted = np.empty(len(pieces), dtype=object)
-        for i, piece in enumerate(pieces):
-            parted[i] = piece
-        return parted
-
-
-def read_responses(frame: pd.DataFrame) -> Responses:
-    """Split records into features, labels and responses; a response is hallucinated when any of its spans is.
-
-    The rows are put in one order first, so that no result depends on the order in which they were made.
-    """
-    _require_columns(frame)
-    frame = frame.sort_values(["group", "item"], kind="stable", ignore_index=True)
-    ecs, pks = (frame.filter(regex=f"^{prefix}") for prefix in ("ecs_", "pks_"))
-    response, ids = pd.factorize(frame["group"])
-    columns = {"label": "max"} | {name: "first" for name in ("source", "task") if name in frame}
-    responses = frame.groupby(response).agg(columns).assign(id=ids)
-    responses["source"] = responses.get("source", responses["id"])
-    lengths = frame["length"] if "length" in frame else pd.Series(1, index=frame.index)
-    responses["length"] = lengths.groupby(response).sum()
-    return Responses(ecs, pks, frame["label"].to_numpy(np.int64), response.astype(np.int64), responses)
-
-
-def _require_columns(frame: pd.DataFrame) -> None:
-    """Refuse records made elsewhere that lack what a score is made of."""
-    needed = "needed are group, item, label (0 or 1) and numbers in ecs_… or pks_…"
-    if missing := [name for name in ("group", "item", "label") if name not in frame]:
-        raise BadInput(f"the records have no column {missing[0]}; {needed}")
-    for name, sound in (("group", frame["group"].notna()), ("label", frame["label"].isin([0, 1]))):
-        if not sound.all():
-            row = sound.to_numpy().argmin()
-            raise BadInput(f"the records hold {name} {frame[name].iloc[row]} in row {row}; {needed}")
-    features = frame.filter(regex="^(ecs|pks)_")
-    if features.empty or len(features.select_dtypes("number").columns) < len(features.columns):
-        raise BadInput(f"the records hold no features, or features that are not numbers; {needed}")
 
 
 # --- detectors: each learns from training responses and scores any others ---------------------------------------
@@ -127,10 +45,10 @@ def fit_linear(train: Responses, params: DetectScore) -> Fitted:
     """The published combination: m * PKS - alpha * ECS, each a min-max scaled sum of the chosen columns."""
     layers = best_columns(train.pks, train.label, params.top_k, params)
     heads = choose_heads(train, params)
-    scale_ecs, scale_pks = min_max(_sum(train.ecs, heads)), min_max(_sum(train.pks, layers))
+    scale_ecs, scale_pks = min_max(train.ecs.sum(heads)), min_max(train.pks.sum(layers))
 
     def scaled(cases: Responses) -> tuple[Floats, Floats]:
-        return scale_ecs(_sum(cases.ecs, heads)), scale_pks(_sum(cases.pks, layers))
+        return scale_ecs(cases.ecs.sum(heads)), scale_pks(cases.pks.sum(layers))
 
     def best() -> float:
         ecs, pks = scaled(train)
@@ -194,18 +112,13 @@ def fit_logistic(train: Responses, params: DetectScore) -> Fitted:
     PKS enters on a log scale, floored at the smallest positive value seen in training.
     """
     statistics.require_two_classes(train.labels)
-    pks = train.pks.to_numpy()
+    pks = train.pks.values
     floor = float(pks[pks > 0].min()) if (pks > 0).any() else 1.0
-    heads = _names(train.ecs) if params.heads == "auto" else choose_heads(train, params)
-
-    def features(cases: Responses) -> Floats:
-        table = pd.concat([cases.ecs[heads], cases.pks.clip(lower=floor).apply(np.log)], axis=1)
-        grouped = table.groupby(cases.response)
-        return np.hstack([grouped.mean(), grouped.max(), grouped.min(), grouped.std(ddof=0)])
+    heads = list(train.ecs.names) if params.heads == "auto" else choose_heads(train, params)
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    model.fit(features(train), train.labels)
-    return Fitted(lambda cases: {SCORE: model.predict_proba(features(cases))[:, 1]})
+    model.fit(train.aggregates(heads, floor), train.labels)
+    return Fitted(lambda cases: {SCORE: model.predict_proba(cases.aggregates(heads, floor))[:, 1]})
 
 
 def fit_ensemble(train: Responses, params: DetectScore) -> Fitted:
@@ -241,32 +154,24 @@ def choose_heads(train: Responses, params: DetectScore) -> list[str]:
     if params.heads == "auto":
         return best_columns(train.ecs, 1 - train.label, params.top_n, params)
     if params.heads == "all":
-        return _names(train.ecs)
+        return list(train.ecs.names)
     names = list(dict.fromkeys("ecs_" + pair.replace(".", "_") for pair in params.heads.split(",")))
-    if missing := [name for name in names if name not in train.ecs]:
+    if missing := [name for name in names if name not in train.ecs.names]:
         raise BadInput(
-            f"heads = {params.heads}: no column {missing[0]} in the records, which hold {len(train.ecs.columns)} heads"
-            f" from {train.ecs.columns[0]} to {train.ecs.columns[-1]}"
+            f"heads = {params.heads}: no column {missing[0]} in the records, which hold {len(train.ecs.names)} heads"
+            f" from {train.ecs.names[0]} to {train.ecs.names[-1]}"
         )
     return names
 
 
-def best_columns(columns: pd.DataFrame, label: Ints, count: int, params: DetectScore) -> list[str]:
+def best_columns(columns: Columns, label: Ints, count: int, params: DetectScore) -> list[str]:
     """The `count` columns that tell label 1 best on these spans, best first; earlier columns win ties."""
     if params.select == "auc":
-        worth = statistics.column_aucs(label, columns.to_numpy())
+        worth = statistics.column_aucs(label, columns.values)
     else:
         statistics.require_two_classes(label)
-        worth = mutual_info_classif(columns.to_numpy(), label, random_state=params.fold_seed)
-    return [str(columns.columns[i]) for i in np.argsort(-worth, kind="stable")[:count]]
-
-
-def _names(columns: pd.DataFrame) -> list[str]:
-    return [str(name) for name in columns]
-
-
-def _sum(columns: pd.DataFrame, names: list[str]) -> Floats:
-    return np.asarray(columns[names].to_numpy(np.float64).sum(axis=1), dtype=np.float64)
+        worth = mutual_info_classif(columns.values, label, random_state=params.fold_seed)
+    return [columns.names[i] for i in np.argsort(-worth, kind="stable")[:count]]
 
 
 def min_max(reference: Floats) -> Callable[[Floats], Floats]:

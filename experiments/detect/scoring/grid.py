@@ -12,19 +12,12 @@ import pandas as pd
 
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
-from experiments.detect.scoring.detectors import (
-    Responses,
-    best_alpha,
-    best_columns,
-    choose_heads,
-    min_max,
-    read_responses,
-    rule,
-)
-from experiments.detect.scoring.metrics import QUICK
+from experiments.detect.scoring.detectors import best_alpha, best_columns, choose_heads, min_max, rule
+from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
-from experiments.detect.scoring.score import score
-from experiments.judging import folds
+from experiments.detect.scoring.responses import Columns, Responses, read_responses
+from experiments.detect.scoring.score import figures_of
+from experiments.protocols import folds
 from harness.stage import Records, Undefined
 
 # How many heads (0: those that the settings name) and layers are summed, alpha, m.
@@ -34,31 +27,32 @@ _CELLS = 1 << 15  # numbers worked on at once: 256 KB
 _LARGE = 2.0**64  # scores beyond it leave no bit for the label
 
 
-def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = QUICK) -> pd.DataFrame:
+def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = LINEAR) -> pd.DataFrame:
     """Return the chosen metrics that `score` reports for each of the settings, one row each; NaN means undefined.
 
     They are the same numbers bit for bit, `pcc` up to its last digits: each response's score comes from the operations
-    of `score` in their order, so that ties which rounding makes or breaks are the same too.  Fast is scorer=linear, the
-    others are scored one by one.  Folds are made only if a metric or protocol needs them.
+    of `score` in their order, so that ties which rounding makes or breaks are the same too.  Fast is scorer=linear
+    where no metric is wanted but those in LINEAR, the others are judged one by one.  Folds are made only if a metric
+    or protocol needs them.
     """
     cases = read_responses(records.frame)
-    table = np.full((len(settings), len(QUICK)), np.nan)
+    table = pd.DataFrame(np.nan, range(len(settings)), list(metrics))
     fits: dict[Any, list[int]] = defaultdict(list)
     for row, params in enumerate(settings):
-        if params.scorer == "linear":
+        if params.scorer == "linear" and set(metrics) <= set(LINEAR):
             fits[params.select, params.heads, params.folds, params.fold_seed, params.threshold == "auto"].append(row)
         else:
-            found = score(records, params).metrics
-            table[row] = [found.get(name, np.nan) for name in QUICK]
+            table.loc[row] = pd.Series(figures_of(cases, params, metrics), dtype=np.float64)
     for rows in fits.values():
-        table[rows] = _score_linear(cases, [settings[row] for row in rows], metrics)
-    return pd.DataFrame(table, columns=list(QUICK))[list(metrics)]
+        found = _score_linear(cases, [settings[row] for row in rows], metrics)
+        table.loc[rows] = pd.DataFrame(found, rows, list(LINEAR))[list(metrics)]
+    return table
 
 
 def _score_linear(cases: Responses, settings: list[DetectScore], metrics: Collection[str]) -> Floats:
-    """QUICK (s, 5) of settings that differ in nothing but counts, weights and protocol."""
-    first, most_layers = settings[0], len(cases.pks.columns)
-    most_heads = len(cases.ecs.columns) if first.heads == "auto" else 0
+    """LINEAR (s, 5) of settings that differ in nothing but counts, weights and protocol."""
+    first, most_layers = settings[0], len(cases.pks.names)
+    most_heads = len(cases.ecs.names) if first.heads == "auto" else 0
     points: dict[Point, int] = {}  # many settings may be one point, where columns are few
     which = [
         points.setdefault((min(heads, most_heads), min(layers, most_layers), alpha, m), len(points))
@@ -128,23 +122,23 @@ def _fit(
     return score_spans
 
 
-def _rank(columns: pd.DataFrame, label: Ints, count: int, params: DetectScore) -> list[str]:
+def _rank(columns: Columns, label: Ints, count: int, params: DetectScore) -> list[str]:
     """What best_columns returns, sooner."""
     if params.select != "auc":
         return best_columns(columns, label, count, params)
     statistics.require_two_classes(label)
-    rows = columns.to_numpy(np.float64).T
+    rows = np.ascontiguousarray(columns.values.T)
     worth = np.empty(len(rows))
     for block in _blocks(*rows.shape):
         worth[block] = _aucs(label, rows[block])
-    return [str(columns.columns[i]) for i in np.argsort(-worth, kind="stable")[:count]]
+    return [columns.names[i] for i in np.argsort(-worth, kind="stable")[:count]]
 
 
-def _scaled_sums(columns: pd.DataFrame, names: list[str], counts: set[int], reference: Bools) -> dict[int, Floats]:
+def _scaled_sums(columns: Columns, names: list[str], counts: set[int], reference: Bools) -> dict[int, Floats]:
     """The sum (n,) of the first `count` columns for each of the counts (0: of all), scaled to 0-1 on the reference."""
-    total, sums = np.zeros(len(columns)), dict[int, Floats]()
+    total, sums = np.zeros(len(columns.values)), dict[int, Floats]()
     for count, name in enumerate(names, 1):
-        total = total + columns[name].to_numpy(np.float64)
+        total = total + columns[name]
         if count in counts:
             sums[count] = min_max(total[reference])(total)
     if 0 in counts:

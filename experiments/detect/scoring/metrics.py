@@ -30,4 +30,5 @@ METRICS = (
     Metric("accuracy_prior", "", "none", "trivial baseline: calling the commoner label", baseline_of="accuracy"),
 )
 
-QUICK = ("auc", "pcc", "auc_in_sample", "auc_out_of_fold", "optimism")  # what thousands of settings are scored by
+LINEAR = ("auc", "pcc", "auc_in_sample", "auc_out_of_fold", "optimism")  # what grid.py has of thousands of settings
+QUICK = (*LINEAR, "span_auc", "f1", "precision", "recall", "accuracy")  # what many settings are scored by

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments import judging, statistics
+from experiments import judging, protocols, statistics
 from experiments.arrays import Floats, Ints
-from experiments.detect.scoring.detectors import FITS, SCORE, Responses, read_responses, rule
+from experiments.detect.scoring.detectors import FITS, SCORE, rule
 from experiments.detect.scoring.params import DetectScore
-from experiments.judging import Judge, Judged
+from experiments.detect.scoring.responses import Columns, Responses, read_responses
+from experiments.judging import Judge
+from experiments.protocols import Way
 from harness.stage import Late, Records, Report, Undefined
 
 _FIGURES = "experiments.detect.scoring.figures"
@@ -20,14 +22,8 @@ _FIGURES = "experiments.detect.scoring.figures"
 
 def score(records: Records, params: DetectScore) -> Report:
     """Judge the detector on `records`, by the protocol chosen, and say how much the published one flatters."""
-    cases = read_responses(records.frame)
-    # Baselines are learnt in sample, which flatters them a little: what they learn is one sign, or one rate a task.
-    # Out of fold those rates run against the labels held back, and the baselines would look weaker than they are.
-    judges = {
-        "published": _judge(cases, cases, params, partial(judging.in_sample, cases)),
-        "crossfit": _judge(cases, cases, params, partial(judging.out_of_fold, cases)),
-    }
-    report = _report(judges[params.protocol], params)
+    judges = _judges(read_responses(records.frame), params)
+    report = _report(judges[params.protocol])
     report.measure("auc_in_sample", lambda: judges["published"].auc(SCORE))
     report.measure("auc_out_of_fold", lambda: judges["crossfit"].auc(SCORE))
     report.measure("optimism", lambda: _difference(report, "auc_in_sample", "auc_out_of_fold"))
@@ -37,26 +33,53 @@ def score(records: Records, params: DetectScore) -> Report:
 def held_out(train: Records, test: Records, params: DetectScore) -> Report:
     """Judge on `test` the detector fitted, threshold included, on `train`."""
     seen, cases = read_responses(train.frame), read_responses(test.frame)
-    return _report(_judge(cases, seen, params, partial(judging.held_out, seen, cases)), params)
+    return _report(_judge(cases, partial(protocols.held_out, seen, cases), params))
 
 
-def _judge(cases: Responses, seen: Responses, params: DetectScore, protocol: Any) -> Judge[Responses]:
-    def judge() -> Judged[Responses]:
-        fit = FITS[params.scorer]
-        judged: Judged[Responses] = protocol(lambda train: fit(train, params), rule(params))
-        return judged
+def figures_of(cases: Responses, params: DetectScore, names: Collection[str]) -> dict[str, float]:
+    """The metrics that `score` reports under these names of QUICK, without what takes longer: intervals, p, tables."""
+    judges, report = _judges(cases, params), Report()
+    for name in names:
+        if name in _IN_ALL:
+            report.measure(name, partial(_IN_ALL[name], judges[params.protocol]))
+    for name, protocol in (("auc_in_sample", "published"), ("auc_out_of_fold", "crossfit")):
+        if {name, "optimism"}.intersection(names):
+            report.measure(name, partial(judges[protocol].auc, SCORE))
+    if "optimism" in names:
+        report.measure("optimism", lambda: _difference(report, "auc_in_sample", "auc_out_of_fold"))
+    return report.metrics
 
+
+def _judges(cases: Responses, params: DetectScore) -> dict[str, Judge[Responses]]:
+    """One a protocol."""
+    ways: dict[str, Way[Responses]] = {
+        "published": partial(protocols.in_sample, cases),
+        "crossfit": partial(protocols.out_of_fold, cases),
+    }
+    return {name: _judge(cases, way, params) for name, way in ways.items()}
+
+
+def _judge(cases: Responses, way: Way[Responses], params: DetectScore) -> Judge[Responses]:
+    fit = FITS[params.scorer]
     absent = f"scorer={params.scorer} has no {{}} score of its own".format
-    return Judge(cases, seen, params.fold_seed, judge, absent=absent)
+    return Judge(cases, way, lambda train: fit(train, params), rule(params), absent=absent)
 
 
-def _report(judge: Judge[Responses], params: DetectScore) -> Report:
+def _report(judge: Judge[Responses]) -> Report:
     """What can be said of a judged detector."""
     report = Report()
-    _measure_ranking(report, judge)
-    _measure_decisions(report, judge)
-    report.measure("auc_length", lambda: judge.baseline(judging.fit_length))
-    report.measure("auc_task", lambda: judge.baseline(judging.fit_stratum))
+    for metric, name in (("auc", SCORE), ("auc_ecs", "ecs"), ("auc_pks", "pks")):
+        judge.measure_auc(report, metric, name)
+        judge.measure_p(report, metric, name)
+    report.measure("pcc", lambda: _correlation(judge))
+    report.measure("span_auc", lambda: _span_auc(judge))
+    report.measure("prevalence", judge.prevalence)
+    for name in ("precision", "recall", "f1", "accuracy"):
+        judge.measure_calls(report, name, SCORE)
+    report.measure("f1_prior", judge.f1_of_all)
+    report.measure("accuracy_prior", judge.accuracy_of_the_commoner)
+    judge.measure_baseline(report, "auc_length", judging.fit_length)
+    judge.measure_baseline(report, "auc_task", judging.fit_stratum)
     if "auc" in report.metrics:
         for task in judge.strata:  # within which knowing the task cannot help
             judge.measure_auc(report, f"auc_in_task/{task}", SCORE, task)
@@ -64,30 +87,25 @@ def _report(judge: Judge[Responses], params: DetectScore) -> Report:
     return report
 
 
-def _measure_ranking(report: Report, judge: Judge[Responses]) -> None:
-    def correlation() -> float:
-        known = judge.known(SCORE)
-        return statistics.pearson(known.scores, known.labels.astype(np.float64))
-
-    def span_auc() -> float:
-        known = judge.cases.label >= 0
-        return statistics.auc(judge.cases.label[known], np.concatenate(judge.scores("span"))[known])
-
-    judge.measure_auc(report, "auc", SCORE)
-    report.measure("pcc", correlation)
-    report.measure("span_auc", span_auc)
-    report.measure("auc_ecs", lambda: judge.auc("ecs"))
-    report.measure("auc_pks", lambda: judge.auc("pks"))
+def _correlation(judge: Judge[Responses]) -> float:
+    known = judge.known(SCORE)
+    return statistics.pearson(known.scores, known.labels.astype(np.float64))
 
 
-def _measure_decisions(report: Report, judge: Judge[Responses]) -> None:
-    report.measure("prevalence", judge.prevalence)
-    report.measure("precision", lambda: judge.precision(SCORE))
-    report.measure("recall", lambda: judge.recall(SCORE))
-    report.measure("f1", lambda: judge.f1(SCORE))
-    report.measure("accuracy", lambda: judge.accuracy(SCORE))
-    report.measure("f1_prior", judge.f1_of_all)
-    report.measure("accuracy_prior", judge.accuracy_of_the_commoner)
+def _span_auc(judge: Judge[Responses]) -> float:
+    known = judge.cases.label >= 0
+    return statistics.auc(judge.cases.label[known], np.concatenate(judge.scores("span"))[known])
+
+
+_IN_ALL: dict[str, Callable[[Judge[Responses]], float]] = {
+    "auc": lambda judge: judge.auc(SCORE),
+    "pcc": _correlation,
+    "span_auc": _span_auc,
+    "f1": lambda judge: judge.f1(SCORE),
+    "precision": lambda judge: judge.precision(SCORE),
+    "recall": lambda judge: judge.recall(SCORE),
+    "accuracy": lambda judge: judge.accuracy(SCORE),
+}
 
 
 def _tabulate(report: Report, judge: Judge[Responses]) -> None:
@@ -104,9 +122,9 @@ def _tabulate(report: Report, judge: Judge[Responses]) -> None:
     report.figures["auc_by_head_and_layer"] = partial(Late(_FIGURES, "worth"), report.tables["features"])
 
 
-def _worth(columns: pd.DataFrame, label: Ints) -> pd.DataFrame:
-    values: Floats = statistics.column_aucs(label, columns.to_numpy())
-    return pd.DataFrame({"auc": values}, index=columns.columns)
+def _worth(columns: Columns, label: Ints) -> pd.DataFrame:
+    values: Floats = statistics.column_aucs(label, columns.values)
+    return pd.DataFrame({"auc": values}, index=list(columns.names))
 
 
 def _difference(report: Report, first: str, second: str) -> float:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 from sklearn.metrics import accuracy_score
 
-from experiments import statistics
+from experiments import judging, statistics
 from experiments.arrays import Floats, Ints
-from experiments.judging import Judge, Words
+from experiments.judging import Judge
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL, PREFIX
 from experiments.montecarlo.scoring.metrics import FAILED, STATUSES, USABLE
 from experiments.montecarlo.scoring.params import MontecarloScore
 from experiments.montecarlo.scoring.reliability import Replicates, Scaling, gate
+from experiments.protocols import Rule, Words
 from harness.stage import BadInput, Late, Records, Report, Undefined
 
 _COLOURS = {"uncertainty": "#c8553d", "entropy": "#3b76af"}
@@ -195,6 +196,10 @@ class Images:
         """Some of them."""
         return Images(self.images.iloc[rows])
 
+    def relabelled(self, source: Ints) -> Images:
+        """Each wrong where another is."""
+        return Images(self.images.assign(wrong=self.images["wrong"].to_numpy()[source]))
+
 
 def _measure_validity(
     report: Report, observed: Observed, trials: Replicates, uncertainty: Floats, params: MontecarloScore
@@ -212,13 +217,16 @@ def _measure_validity(
         known("wrong", "the images have no labels")
         given = {"uncertainty": uncertainty}
         given |= {"entropy": images["entropy"].to_numpy(float)} if observed.has("entropy") else {}
-        cases = Images(images)
-        return Judge(cases, cases, params.bootstrap_seed, given=given, absent=lambda _: no_softmax)
+        rule = Rule({}, 2, params.bootstrap_seed)
+        return Judge(Images(images), rule=rule, given=given, absent=lambda _: no_softmax)
 
     report.measure("auroc_error", lambda: judge().auc("uncertainty"))
-    report.measure_ends("auroc_error", lambda: judge().interval("uncertainty"))
+    if "auroc_error" in report.metrics:
+        judge().measure_auc(report, "auroc_error", "uncertainty")
+        judge().measure_p(report, "auroc_error", "uncertainty")
     report.measure("auroc_error_one_trial", lambda: statistics.column_aucs(judge().cases.labels, trials.u.T).mean())
     report.measure("auroc_entropy", lambda: judge().auc("entropy"))
+    judging.explain(report, "auroc_entropy", lambda: judge().influence("entropy"))
     report.measure("spearman_entropy", lambda: statistics.spearman(uncertainty, known("entropy", no_softmax)))
     report.measure("spearman_margin", lambda: statistics.spearman(uncertainty, -known("margin", no_softmax)))
     report.measure("accuracy", lambda: accuracy_score(np.zeros(len(images)), judge().cases.labels))

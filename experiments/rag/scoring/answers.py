@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
-from experiments.judging import Rule, Scorer, Scores, Words
+from experiments.protocols import Rule, Scorer, Scores, Words
 from experiments.rag.detectors import DETECTORS, FUSED
 from experiments.rag.inference.params import TIERS
 from experiments.rag.scoring.params import RagScore
@@ -73,6 +73,10 @@ class Answers:
     def take(self, rows: Ints) -> Answers:
         """Some of them."""
         return Answers(self.frame.iloc[rows], self.readings.iloc[rows])
+
+    def relabelled(self, source: Ints) -> Answers:
+        """Each with another's label."""
+        return replace(self, frame=self.frame.assign(label=self.labels[source]))
 
 
 def read_answers(frame: pd.DataFrame, params: RagScore) -> Answers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from experiments.rag.detectors import DETECTORS
+from harness.running.differences import CLEAR, gain_told
 from harness.stage import Audited, Doubt, check
 
 _RARE = 0.1
@@ -65,27 +66,39 @@ def abstentions(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-@check("a detector lies below chance with its whole interval", "leave it out, or fusion=logistic")
+@check("a detector lies below chance, and not by chance", "leave it out, or fusion=logistic")
 def detector_inverted(audited: Audited) -> Iterator[Doubt]:
     metrics = audited.report.metrics
-    for name in _SINGLE:
-        if (high := metrics.get(f"auc/{name}_high")) is not None and high < _CHANCE:
+    known = {name: metrics[f"auc/{name}_p"] for name in _SINGLE if f"auc/{name}_p" in metrics}
+    for name, p in known.items():
+        if metrics[f"auc/{name}"] < _CHANCE and p * len(known) <= CLEAR:  # Bonferroni: some detector will be lowest
             yield (
                 "warn",
-                f"auc/{name} {metrics[f'auc/{name}']:.3f} lies below chance with its whole interval (up to"
-                f" {high:.3f}): on these data its support goes with hallucination; leave it out, or fusion=logistic",
+                f"auc/{name} {metrics[f'auc/{name}']:.3f} lies below chance (p {p:.2g}): on these data its support"
+                " goes with hallucination; leave it out, or fusion=logistic",
             )
 
 
-@check("a single detector is as good as the fusion", "use that detector, or another fusion")
+@check("that the fusion beats a single detector is not shown", "use that detector, or another fusion")
 def part_beats_whole(audited: Audited) -> Iterator[Doubt]:
-    metrics = audited.report.metrics
-    fused = metrics.get("auc/fused")
-    singles = {name: metrics[f"auc/{name}"] for name in _SINGLE if f"auc/{name}" in metrics}
+    report = audited.report
+    fused = report.metrics.get("auc/fused")
+    singles = {name: report.metrics[f"auc/{name}"] for name in _SINGLE if f"auc/{name}" in report.metrics}
     best = max(singles, key=lambda name: singles[name], default="")
     if fused is not None and best and singles[best] >= fused:
         yield (
             "warn" if audited.params.detector == "fused" else "info",
-            f"{best} alone, AUC {singles[best]:.3f}, is as good as the fusion's {fused:.3f}; use detector={best}, or"
-            " another fusion",
+            f"{best} alone, AUC {singles[best]:.3f}, is as good as the fusion's {fused:.3f}"
+            f"{gain_told(report, 'auc/fused', f'auc/{best}')}; use detector={best}, or another fusion",
+        )
+
+
+@check("that the score is no probability is not shown", "read ece beside ece_calibrated")
+def miscalibration_not_shown(audited: Audited) -> Iterator[Doubt]:
+    metrics = audited.report.metrics
+    if (p := metrics.get("ece_p")) is not None and p > CLEAR:
+        yield (
+            "info",
+            f"ece {metrics['ece']:.3f} is what right probabilities have by chance at this size"
+            f" ({metrics['ece_calibrated']:.3f} on average, p {p:.2g}): that these are not right is not shown",
         )

@@ -16,6 +16,7 @@ METRICS = (
     Metric("precision", "", "maximize", "share of hallucinated among the answers called so"),
     Metric("recall", "", "maximize", "share of hallucinated answers called so"),
     Metric("ece", "", "minimize", "expected calibration error of the score read as a probability, 10 bins"),
+    Metric("ece_calibrated", "", "none", "what ece would be on average, with as many answers, were the score right"),
     Metric("degradation", "", "minimize", "AUROC at the high tier less that at the low one"),
     Metric("agreement", "", "none", "mean of Cohen's kappa over every two detectors' calls"),
     Metric("missing", "answers", "minimize", "answers that a detector has no score of"),

@@ -11,27 +11,28 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from experiments import judging
-from experiments.judging import Judge, Judged
+from experiments import judging, protocols
+from experiments.judging import Judge
+from experiments.protocols import Way
 from experiments.rag.detectors import DETECTORS, FUSED, colours
 from experiments.rag.scoring.answers import Answers, fit, names, read_answers, rule
 from experiments.rag.scoring.params import RagScore
 from harness.stage import Late, Records, Report, Undefined
 
 _FIGURES = "experiments.rag.scoring.figures"
-_BY_TIER = ("auc", "f1", "precision", "recall", "ece")
+_BY_TIER = ("auc", "f1", "precision", "recall", "ece", "ece_calibrated")
 
 
 def score(records: Records, params: RagScore) -> Report:
     """Judge each detector out of fold, beside what trivial predictors reach."""
     answers = read_answers(records.frame, params)
-    return _report(records.frame, _judge(answers, answers, params, partial(judging.out_of_fold, answers)), params)
+    return _report(records.frame, _judge(answers, partial(protocols.out_of_fold, answers), params), params)
 
 
 def held_out(train: Records, test: Records, params: RagScore) -> Report:
     """Judge on `test` by a fusion, thresholds and baselines learnt from `train`."""
     seen, answers = read_answers(train.frame, params), read_answers(test.frame, params)
-    return _report(test.frame, _judge(answers, seen, params, partial(judging.held_out, seen, answers)), params)
+    return _report(test.frame, _judge(answers, partial(protocols.held_out, seen, answers), params), params)
 
 
 def score_many(records: Records, params: Sequence[RagScore], metrics: Collection[str]) -> pd.DataFrame:
@@ -39,7 +40,7 @@ def score_many(records: Records, params: Sequence[RagScore], metrics: Collection
     rows = []
     for settings in params:
         answers = read_answers(records.frame, settings)
-        judge = _judge(answers, answers, settings, partial(judging.out_of_fold, answers))
+        judge = _judge(answers, partial(protocols.out_of_fold, answers), settings)
         report, measures = Report(), _measures(settings)
         for name in metrics:
             report.measure(name, partial(measures[name], judge, settings.detector))
@@ -47,15 +48,11 @@ def score_many(records: Records, params: Sequence[RagScore], metrics: Collection
     return pd.DataFrame(rows, columns=list(metrics))
 
 
-def _judge(answers: Answers, seen: Answers, params: RagScore, protocol: Any) -> Judge[Answers]:
-    def judge() -> Judged[Answers]:
-        judged: Judged[Answers] = protocol(lambda train: fit(train, params), rule(answers, params))
-        return judged
-
+def _judge(answers: Answers, way: Way[Answers], params: RagScore) -> Judge[Answers]:
     def absent(name: str) -> str:
         return "one detector alone is nothing to fuse" if name == FUSED else f"the records hold no reading of {name}"
 
-    return Judge(answers, seen, params.fold_seed, judge, answers.scores, absent)
+    return Judge(answers, way, lambda train: fit(train, params), rule(answers, params), answers.scores, absent)
 
 
 # --- figures of one detector -----------------------------------------------------------------------------------------
@@ -69,7 +66,9 @@ def _measures(params: RagScore) -> dict[str, Callable[..., float]]:
         "f1": Judge.f1,
         "precision": Judge.precision,
         "recall": Judge.recall,
-        "ece": partial(_calibration_error, params),
+        "ece": partial(_of_probabilities, params, lambda judge, *of: judge.calibration_error(*of)),
+        "ece_calibrated": partial(_of_probabilities, params, lambda judge, *of: judge.calibration_by_chance(*of)[0]),
+        "ece_p": partial(_of_probabilities, params, lambda judge, *of: judge.calibration_by_chance(*of)[1]),
         "degradation": _degradation,
     }
 
@@ -78,20 +77,19 @@ def _auc_in_tier(judge: Judge[Answers], name: str) -> float:
     return float(np.mean([judge.auc(name, tier) for tier in judge.cases.tiers]))
 
 
-def _calibration_error(params: RagScore, judge: Judge[Answers], name: str, tier: str | None = None) -> float:
+def _of_probabilities(
+    params: RagScore, measure: Callable[..., float], judge: Judge[Answers], name: str, tier: str | None = None
+) -> float:
+    """What can be said only of scores that are probabilities."""
     if name == FUSED and params.fusion == "rank":
         raise Undefined("a mean of ranks is no probability; fusion=logistic gives one")
-    return judge.calibration_error(name, tier)
+    return measure(judge, name, tier)
 
 
 def _degradation(judge: Judge[Answers], name: str) -> float:
     if not {"high", "low"} <= set(judge.cases.tiers):
         raise Undefined("the answers are not of a high and a low tier")
     return judge.auc(name, "high") - judge.auc(name, "low")
-
-
-def _degradation_interval(judge: Judge[Answers], name: str) -> tuple[float, float]:
-    return judge.difference_interval(judge.known(name, "high"), judge.known(name, "low"))
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
@@ -102,11 +100,13 @@ def _report(frame: pd.DataFrame, judge: Judge[Answers], params: RagScore) -> Rep
     report, answers, measures = Report(), judge.cases, _measures(params)
     _measure(report, judge, measures, params.detector, "")
     report.measure("auc_in_tier", partial(_auc_in_tier, judge, params.detector))
+    report.measure_ends("auc_in_tier", lambda: judge.mean_interval(params.detector, answers.tiers))
+    judging.explain(report, "auc_in_tier", lambda: judge.mean_influence(params.detector, answers.tiers))
     for tier in answers.tiers if len(answers.tiers) > 1 else []:
         judge.measure_auc(report, f"auc_in_tier/{tier}", params.detector, tier)
     _measure_data(report, frame.sort_values(["group", "item"], kind="stable"))
-    report.measure("auc_length", lambda: judge.baseline(judging.fit_length))
-    report.measure("auc_tier", lambda: judge.baseline(judging.fit_stratum))
+    judge.measure_baseline(report, "auc_length", judging.fit_length)
+    judge.measure_baseline(report, "auc_tier", judging.fit_stratum)
     report.measure("f1_prior", judge.f1_of_all)
     missing = {str(name): float(column.isna().sum()) for name, column in answers.readings.items()}
     missing[FUSED] = float(answers.readings.isna().any(axis=1).sum())
@@ -122,17 +122,30 @@ def _measure(
     report: Report, judge: Judge[Answers], measures: dict[str, Callable[..., float]], name: str, suffix: str
 ) -> None:
     """Every metric of one detector, over all answers and by tier."""
-    for metric in _BY_TIER:
-        report.measure(f"{metric}{suffix}", partial(measures[metric], judge, name))
-    report.measure_ends(f"auc{suffix}", partial(judge.interval, name))
     tiers = judge.cases.tiers
+    _measure_part(report, judge, measures, name, suffix, None)
+    judge.measure_p(report, f"auc{suffix}", name)
+    report.measure(f"ece{suffix}_p", partial(measures["ece_p"], judge, name))
     if not suffix or {"high", "low"} <= set(tiers):
         report.measure(f"degradation{suffix}", partial(_degradation, judge, name))
-        report.measure_ends(f"degradation{suffix}", partial(_degradation_interval, judge, name))
+        report.measure_ends(f"degradation{suffix}", lambda: judge.difference_interval(name, "high", "low"))
     for tier in tiers if suffix and len(tiers) > 1 else []:
-        for metric in _BY_TIER:
-            report.measure(f"{metric}{suffix}/{tier}", partial(measures[metric], judge, name, tier))
-        report.measure_ends(f"auc{suffix}/{tier}", partial(judge.interval, name, tier))
+        _measure_part(report, judge, measures, name, f"{suffix}/{tier}", tier)
+
+
+def _measure_part(
+    report: Report,
+    judge: Judge[Answers],
+    measures: dict[str, Callable[..., float]],
+    name: str,
+    suffix: str,
+    tier: str | None,
+) -> None:
+    judge.measure_auc(report, f"auc{suffix}", name, tier)
+    for metric in ("f1", "precision", "recall"):
+        judge.measure_calls(report, f"{metric}{suffix}", name, tier)
+    for metric in ("ece", "ece_calibrated"):
+        report.measure(f"{metric}{suffix}", partial(measures[metric], judge, name, tier))
 
 
 def _measure_data(report: Report, frame: pd.DataFrame) -> None:
