@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +28,8 @@ from harness.running.records import read_records, write_records
 from harness.stage import BadInput, Late, Params, Records
 
 ROOT = Path(__file__).parent.parent
-RECORDS = Records(
-    pd.DataFrame({"group": ["a"], "ecs_0_0": [0.5]}), Cost.of([Clock().lap()], "bench", "cpu"), {"counts": {}}
-)
+COST = Cost.of([Clock().lap()], "bench", "cpu")
+RECORDS = Records(pd.DataFrame({"group": ["a"], "ecs_0_0": [0.5]}), COST, {"counts": {}})
 NUMBERS = st.floats(allow_nan=False, width=64)
 ROWS = st.lists(st.tuples(st.text(max_size=5), st.integers(-9, 9), NUMBERS, st.booleans()), max_size=8)
 JSON = st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5) | st.lists(NUMBERS, max_size=2))
@@ -268,6 +267,20 @@ def test_records_of_another_version_are_refused_in_one_line(tmp_path: Path) -> N
     frame.to_parquet(tmp_path / "old.parquet")
     with pytest.raises(BadInput, match=r"old\.parquet: written by another version .+$"):
         read_records(tmp_path / "old.parquet")
+
+
+def test_what_was_once_measured_as_latency_is_never_taken_for_the_time_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a sample's share of its batch; the cache makes such records again, a file of them is refused."""
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path))
+    old = {name.replace("batch_p", "latency_p"): value for name, value in asdict(COST).items()}
+    frame = RECORDS.frame.copy()
+    frame.attrs = {"cost": old, "origin": {}}
+    frame.to_parquet(tmp_path / "key.parquet")
+    assert cache.find("key") is None
+    with pytest.raises(BadInput, match="infer them again"):
+        read_records(tmp_path / "key.parquet")
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])

@@ -45,23 +45,27 @@ def test_warm_up_is_reported_beside_the_rates_and_never_inside_them(now: SimpleN
     with clock.warmup():
         now.seconds += 50
     for _ in range(4):
-        now.seconds += 1.5  # tokenising, writing: it is part of what a minute holds, not of a sample's latency
+        now.seconds += 1.5  # tokenising, writing: it is part of what a minute holds, not of what a sample waits
         with clock.batch(samples=1, tokens=30):
             now.seconds += 0.5
     cost = cost_of(clock)
     assert (cost.hardware, cost.device, cost.samples, cost.tokens) == ("bench", "cpu", 4, 120)
-    assert (cost.seconds, cost.warmup_seconds, cost.latency_p50_ms) == (8.0, 50.0, 500.0)
+    assert (cost.seconds, cost.warmup_seconds, cost.batch_p50_ms) == (8.0, 50.0, 500.0)
     assert cost.metrics()["samples_per_min"] == 30.0
     assert cost.metrics()["tokens_per_s"] == 15.0
 
 
-def test_latency_percentiles_are_those_of_the_samples(now: SimpleNamespace) -> None:
+def test_a_sample_waits_for_its_whole_batch_and_percentiles_are_over_samples(now: SimpleNamespace) -> None:
     clock = Clock()
-    for milliseconds in np.random.default_rng(0).permutation(101):
-        with clock.batch(samples=1, tokens=1):
-            now.seconds += milliseconds / 1e3
+    waits = []
+    for seconds, samples in np.random.default_rng(0).integers(1, 60, (40, 2)).tolist():
+        with clock.batch(samples=samples, tokens=1):
+            now.seconds += seconds
+        waits += [1e3 * seconds] * samples
     cost = cost_of(clock)
-    assert (cost.latency_p50_ms, cost.latency_p95_ms, cost.latency_p99_ms) == pytest.approx((50, 95, 99))
+    found = (cost.batch_p50_ms, cost.batch_p95_ms, cost.batch_p99_ms)
+    assert found == pytest.approx(tuple(np.percentile(waits, [50, 95, 99])))
+    assert (cost.samples, cost.batches) == (len(waits), 40)
 
 
 def test_a_sample_that_fails_is_not_counted() -> None:
@@ -149,7 +153,7 @@ def test_what_other_processes_compute_takes_wall_time_here_and_memory_there(now:
         readings.append(here.lap())
     cost = Cost.of(readings, "bench", "cpu")
     assert (cost.samples, cost.tokens, cost.seconds, cost.warmup_seconds) == (2, 10, 5.0, 9.0)
-    assert cost.latency_p50_ms == 4000
+    assert (cost.batches, cost.batch_p50_ms) == (2, 4000)  # each batch's own time, in the worker that computed it
     assert cost.peak_rss_gb * 2**30 > sum(reading.peak_rss for reading in elsewhere)
     shares = here.shares()
     assert shares["wall_seconds"] == 8 + 9 + 5  # the workers' own work went by on the same watch

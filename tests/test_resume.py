@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -133,6 +134,18 @@ def test_a_part_that_is_not_whole_is_computed_again(tmp_path: Path, content: byt
     assert journal.done == {"a", "c"}
     keep(journal, "b")
     assert Journal(tmp_path).done == {"a", "b", "c"}
+
+
+def test_a_part_whose_cost_was_measured_in_other_figures_is_computed_again(tmp_path: Path) -> None:
+    keep(Journal(tmp_path), "a")
+    (path,) = tmp_path.iterdir()
+    table = pyarrow.ipc.open_file(path.read_bytes()).read_all()
+    note = json.loads(table.schema.metadata[b"rigsweep"])
+    note["reading"] |= {"latencies": note["reading"].pop("batches"), "batches": 0}  # shares of a batch, once
+    table = table.replace_schema_metadata(table.schema.metadata | {b"rigsweep": json.dumps(note)})
+    with pyarrow.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    assert Journal(tmp_path).done == set()
 
 
 def test_a_journal_outlives_an_interruption_unless_it_is_to_be_fresh(

@@ -1,4 +1,4 @@
-"""Times an inference: wall time and what it went into, latencies, and memory meanwhile."""
+"""Times an inference: wall time and what it went into, what samples wait for, and memory meanwhile."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Clock:
 
     @contextmanager
     def batch(self, samples: int, tokens: int = 0, padding: int = 0) -> Iterator[None]:
-        """Time samples that are computed together; the latency of each is its share of the batch.
+        """Time samples that are computed together; each waits for the whole batch.
 
         `padding` are tokens computed beside the useful ones.
         """
@@ -76,8 +76,7 @@ class Clock:
             with self.spending("model"):
                 yield
             seconds = self._now() - start
-        self._latencies.append((seconds / samples, samples))
-        self._batches += 1
+        self._batches.append((seconds, samples))
         self.count(tokens, padding)
 
     def count(self, tokens: int, padding: int = 0) -> None:
@@ -100,7 +99,6 @@ class Clock:
         waited = time.perf_counter() - self._lap - (sum(self._spent.values()) - self._spent_at_lap)
         for kind, part in reading.spent.items():
             self._spent[kind] += waited * part / sum(reading.spent.values())
-        self._latencies += reading.latencies
         self._batches += reading.batches
         self._tokens += reading.tokens
         self._padding += reading.padding
@@ -111,7 +109,6 @@ class Clock:
         reading = Reading(
             session=self._session,
             seconds=time.perf_counter() - self._lap,
-            latencies=self._latencies,
             batches=self._batches,
             tokens=self._tokens,
             padding=self._padding,
@@ -168,8 +165,8 @@ class Clock:
         self._total = total([self._total, self._spent])
         self._spent = defaultdict(float)
         self._parts: defaultdict[str, float] = defaultdict(float)
-        self._latencies: list[tuple[float, int]] = []
-        self._batches, self._tokens, self._padding = 0, 0, 0
+        self._batches: list[tuple[float, int]] = []
+        self._tokens, self._padding = 0, 0
         self._mark()
 
     def _mark(self) -> None:

@@ -18,7 +18,7 @@ _GB = 2**30
 class Reading:
     """What was measured since the reading before; seconds are wall time, all of it but for warm-up.
 
-    `latencies` says of each batch what a sample's share of its seconds is, and how many samples it has.
+    `batches` says of each batch how many seconds it took from its beginning to its end, and how many samples it has.
 
     `peak_rss` is the highest sum of resident bytes of all processes at work so far; the devices' peaks, in bytes by
     device, are those of the framework's allocators (`allocated`) and of the processes as the driver sees them
@@ -28,8 +28,7 @@ class Reading:
 
     session: str
     seconds: float
-    latencies: list[tuple[float, int]]
-    batches: int
+    batches: list[tuple[float, int]]
     tokens: int
     padding: int
     spent: dict[str, float]
@@ -44,11 +43,12 @@ class Reading:
 class Cost:
     """The measured price of one inference; memory in GiB, warm-up left out of every rate and percentile.
 
-    `seconds` run from batch to batch, with what is done between them (tokenising, writing); latencies are of the
-    batches alone.  `tokens` are those of every sample: one that several share, computed once, counts for each.
-    `rss_before_gb` is the process before the model was loaded (interpreter and libraries), to be
-    subtracted from `peak_rss_gb` when only the pipeline's share is wanted.  `sessions` counts the processes that
-    one after the other made the records, more than one where a run was killed and resumed.
+    `seconds` run from batch to batch, with what is done between them (tokenising, writing).  `batch_p50_ms` and the
+    like are over samples what each one waits for: the time from its batch's beginning to its end.  `tokens` are those
+    of every sample: one that several share, computed once, counts for each.  `rss_before_gb` is the process before the
+    model was loaded (interpreter and libraries), to be subtracted from `peak_rss_gb` when only the pipeline's share is
+    wanted.  `sessions` counts the processes that one after the other made the records, more than one where a run was
+    killed and resumed.
     """
 
     hardware: str
@@ -56,9 +56,9 @@ class Cost:
     samples: int
     seconds: float
     warmup_seconds: float
-    latency_p50_ms: float
-    latency_p95_ms: float
-    latency_p99_ms: float
+    batch_p50_ms: float
+    batch_p95_ms: float
+    batch_p99_ms: float
     batches: int
     tokens: int
     padding: int
@@ -74,20 +74,20 @@ class Cost:
         """The sum of an inference's readings, of whatever session they are."""
         import numpy as np  # which those who only ask what figures there are need not wait for
 
-        latencies = np.asarray([batch for reading in readings for batch in reading.latencies] or [(0.0, 0)])
-        counts = latencies[:, 1].astype(int)
-        of_samples = np.repeat(1e3 * latencies[:, 0], counts) if counts.any() else np.zeros(1)
-        p50, p95, p99 = (float(p) for p in np.percentile(of_samples, [50, 95, 99]))
+        batches = [batch for reading in readings for batch in reading.batches]
+        counts = [samples for _, samples in batches]
+        waits = np.repeat([1e3 * seconds for seconds, _ in batches], counts) if batches else np.zeros(1)
+        p50, p95, p99 = (float(p) for p in np.percentile(waits, [50, 95, 99]))
         return cls(
             hardware=hardware,
             device=device,
-            samples=int(counts.sum()),
+            samples=sum(counts),
             seconds=sum(reading.seconds for reading in readings),
             warmup_seconds=sum(reading.spent.get("warmup", 0.0) for reading in readings),
-            latency_p50_ms=p50,
-            latency_p95_ms=p95,
-            latency_p99_ms=p99,
-            batches=sum(reading.batches for reading in readings),
+            batch_p50_ms=p50,
+            batch_p95_ms=p95,
+            batch_p99_ms=p99,
+            batches=len(batches),
             tokens=sum(reading.tokens for reading in readings),
             padding=sum(reading.padding for reading in readings),
             peak_rss_gb=max((reading.peak_rss for reading in readings), default=0) / _GB,
@@ -160,9 +160,9 @@ COSTS = (
     CostMetric("samples", "count", "none", "samples computed"),
     CostMetric("seconds", "s", "minimize", "wall time of all samples, warm-up left out"),
     CostMetric("warmup_seconds", "s", "minimize", "loading, and what only the first sample pays for"),
-    CostMetric("latency_p50_ms", "ms", "minimize", "median of the samples' shares of their batches' time"),
-    CostMetric("latency_p95_ms", "ms", "minimize", "95th percentile of the same"),
-    CostMetric("latency_p99_ms", "ms", "minimize", "99th percentile of the same"),
+    CostMetric("batch_p50_ms", "ms", "minimize", "time from a batch's beginning to its end, median over samples"),
+    CostMetric("batch_p95_ms", "ms", "minimize", "95th percentile of the same"),
+    CostMetric("batch_p99_ms", "ms", "minimize", "99th percentile of the same"),
     CostMetric("batches", "count", "none", "batches computed"),
     CostMetric(
         "tokens", "count", "none", "tokens of every sample: one that several share counts for each",
