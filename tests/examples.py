@@ -92,6 +92,6 @@ EXAMPLES = {
         scorings=({}, {"statistic": "trace_pre", "judged_passes": 2}),
         mistakes=({"images": "/nowhere"}, {"sites": "no-such-layer"}, {"passes": "1"}),
         degraded=(_of_one_class, _without("label|wrong|entropy|margin|(predicted_?)?(class)?")),
-        by_part=("grows", "wilcoxon_p"),
+        by_part=("grows", "grows_p"),
     ),
 }

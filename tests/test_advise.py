@@ -66,7 +66,7 @@ def test_want_of_memory_is_known_by_whatever_says_so(error: str) -> None:
 
 def test_a_gate_that_is_not_met_calls_for_quality_though_the_headline_is_fine() -> None:
     every = MONTECARLO.infer_params().model_dump() | MONTECARLO.score_params().model_dump() | {"passes": "4,16"}
-    metrics = {"icc": 0.81, "snr": 4.2, "spearman": 0.67, "gate": 1.0, "passes_predicted": 27.0}
+    metrics = {"icc": 0.81, "snr": 4.2, "spearman": 0.67, "gate": 1.0, "passes_predicted_heavy": 27.0}
     need, remedies = advise.advise(MONTECARLO, Past(every, metrics, "", 24.0), GPU)["quality"]
     assert need == "spearman 0.670"
     assert ("passes", "4,16,27") in {(each.setting, each.value) for each in remedies}

@@ -8,9 +8,9 @@ from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED
 from experiments.montecarlo.scoring.metrics import STATUSES
 from harness.stage import Audited, Doubt, check
 
-_GAP = 0.1  # of a predicted ICC from that of actual passes
+_GAP = 0.1  # of an ICC from what is predicted
 _NAMED = 5
-_CHANCE = 0.05  # p below which a growth is none of chance
+_CHANCE = 0.05  # p from which a growth may be chance
 _MOVED = 0.05  # of an uncertainty, by a precision
 _USABLE = STATUSES.index("usable")
 
@@ -19,42 +19,49 @@ _USABLE = STATUSES.index("usable")
 def passes_needed(audited: Audited) -> Iterator[Doubt]:
     metrics = audited.report.metrics
     if metrics.get("gate", _USABLE) < _USABLE:
-        predicted = metrics.get("passes_predicted")
-        advice = f"about {predicted:.0f} passes are" if predicted else "no number of passes is"
+        fewest, most = metrics.get("passes_predicted"), metrics.get("passes_predicted_heavy")
+        advice = "no number of passes is"
+        if fewest and most:
+            advice = f"{fewest:.0f} passes, {most:.0f} where their tails are heavy, are"
         yield "info", f"{advice} predicted to pass the gate with {audited.params.statistic}; set passes"
 
 
-@check("trials agree on something that does not predict error", "do not use it to reject images")
+@check(
+    "trials agree on something that is not shown to predict error", "judge more labelled images before it rejects any"
+)
 def reliable_not_valid(audited: Audited) -> Iterator[Doubt]:
-    metrics = audited.report.metrics
-    low = metrics.get("auroc_error_low")
-    if metrics.get("gate") == _USABLE and low is not None and low <= 0.5:
+    report = audited.report
+    auroc, low = report.metrics.get("auroc_error"), report.metrics.get("auroc_error_low")
+    if report.metrics.get("gate") == _USABLE and auroc is not None and (low is None or low <= 0.5):
+        why = f"no interval, for {report.undefined['auroc_error_low']}" if low is None else f"interval from {low:.3f}"
         yield (
             "warn",
-            f"trials agree on {audited.params.statistic} (ICC {metrics['icc']:.3f}), but it does not predict error:"
-            f" AUROC {metrics['auroc_error']:.3f}, interval from {low:.3f}; do not use it to reject images",
+            f"trials agree on {audited.params.statistic} (ICC {report.metrics['icc']:.3f}), but that it predicts error"
+            f" is not shown: AUROC {auroc:.3f}, {why}; judge more labelled images before it rejects any",
         )
 
 
-@check("the uncertainty does not grow where an image shows less", "do not read it as how much of an image can be seen")
+@check("nothing shows that it grows where an image shows less", "do not read it as how much of an image can be seen")
 def ablation_not_seen(audited: Audited) -> Iterator[Doubt]:
     for variant in (BLURRED, DOWNSAMPLED):
-        grows, p = (audited.report.metrics.get(f"{name}/{variant}") for name in ("grows", "wilcoxon_p"))
-        if grows is not None and p is not None and p > _CHANCE:
+        metrics = audited.report.metrics
+        if (p := metrics.get(f"grows_p/{variant}")) is not None and p > _CHANCE:
+            grows, low, high = (metrics[f"grows/{variant}{end}"] for end in ("", "_low", "_high"))
             yield (
                 "warn",
-                f"{audited.params.statistic} grows for {grows:.0%} of images under {variant}, which chance gives (p"
-                f" {p:.2g}); it does not follow how much of an image can be seen",
+                f"that {audited.params.statistic} grows under {variant} is not shown: it does for {grows:.0%} of images"
+                f" ({low:.0%} to {high:.0%}; sign test p {p:.2g}); do not read it as how much of an image can be seen",
             )
 
 
-@check("the ICC predicted for more passes is not that of actual ones", "choose the number of passes by actual prefixes")
+@check("the ICC of actual passes is not what was predicted, by more than chance", "choose T by actual prefixes")
 def prediction_missed(audited: Audited) -> Iterator[Doubt]:
-    gap = audited.report.metrics.get("prediction_gap")
-    if gap is not None and gap > _GAP:
+    metrics = audited.report.metrics
+    if (shown := metrics.get("prediction_gap_shown", 0.0)) > _GAP:
         yield (
             "warn",
-            f"the ICC predicted from the fewest passes is off by {gap:.2f} at actual prefixes; choose T by those",
+            f"the ICC of actual prefixes lies {metrics['prediction_gap']:.2f} outside of what the fewest passes predict"
+            f" with normal and with heavy tails, {shown:.2f} of it more than chance; choose T by actual prefixes",
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import binomtest
 
 from experiments.arrays import Floats
 from experiments.pictures import NEGATIVE, POSITIVE, axes_of
@@ -20,14 +21,12 @@ _DECILES = 10
 
 
 def scaling(table: pd.DataFrame, usable: Mapping[str, float], failed: Mapping[str, float]) -> Figure:
-    """What agrees better with more passes: as seen, as predicted from the fewest, and the lines of the gate."""
+    """What agrees better with more passes: as seen, as the fewest predict with either tails, and the gate's lines."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     for axes, (name, bound) in zip(figure.subplots(1, len(usable)), usable.items(), strict=True):
-        for column, style, label in ((name, "o-", "trials"), (f"{name}_predicted", "x:", "Spearman-Brown")):
-            if column in table:
-                axes.plot(
-                    table["passes"], table[column], style, color=CERTAIN if style == "o-" else "grey", label=label
-                )
+        axes.plot(table["passes"], table[name], "o-", color=CERTAIN, label="trials")
+        axes.plot(table["passes"], table[f"{name}_predicted"], ":", color="grey", label="predicted, normal tails")
+        axes.plot(table["passes"], table[f"{name}_heavy"], "-.", color="grey", label="predicted, heavy tails")
         axes.axhline(bound, color="#3a8a4d", linestyle="--", linewidth=1, label=f"usable from {bound:g}")
         if name in failed:
             axes.axhline(
@@ -87,11 +86,14 @@ def _caption(row: pd.Series[Any]) -> str:
 def error_rate(uncertainty: Floats, wrong: Floats, title: str) -> Figure:
     """Share of wrong zero-shot answers in each tenth of the images, by uncertainty."""
     figure, axes = axes_of(
-        f"Does uncertainty predict error? {title}", "tenth of the images, least certain last", "error rate"
+        f"Does uncertainty predict error? {title}",
+        "tenth of the images, least certain last",
+        "error rate, 95 % intervals",
     )
     tenths = [part for part in np.array_split(wrong[np.argsort(uncertainty, kind="stable")], _DECILES) if len(part)]
     rates = np.array([part.mean() for part in tenths])
-    spread = np.sqrt(rates * (1 - rates) / np.array([len(part) for part in tenths]))
+    ends = np.array([binomtest(int(part.sum()), len(part)).proportion_ci() for part in tenths])
+    spread = np.abs(ends.T - rates)
     axes.bar(range(1, len(tenths) + 1), rates, yerr=spread, color=UNCERTAIN, ecolor="grey", capsize=2)
     axes.axhline(wrong.mean(), color="grey", linestyle=":", label=f"all images: {wrong.mean():.3f}")
     axes.set_xticks(range(1, len(tenths) + 1))

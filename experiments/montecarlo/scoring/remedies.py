@@ -14,10 +14,10 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
     """Smaller batches and numbers; numbers and sites that are faster; more passes, another statistic, other sites."""
     yield from _memory(settings)
     yield from _speed(settings, metrics)
-    passes, predicted = settings["passes"], metrics.get("passes_predicted")
+    passes, predicted = settings["passes"], metrics.get("passes_predicted_heavy")
     most = max(int(each) for each in passes.split(","))
     if predicted and predicted > most and metrics.get("gate", 2) < 2:
-        why = f"{predicted:.0f} passes are predicted to pass the gate, and {most} do not"
+        why = f"{predicted:.0f} passes are predicted to pass the gate, tails being heavy, and {most} do not"
         yield Remedy("quality", "passes", f"{passes},{predicted:.0f}", why)
     yield Remedy(
         "quality", "statistic", "trace_post", f"the uncertainty is {settings['statistic']}, which lengths move"

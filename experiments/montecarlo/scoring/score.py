@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 
 from experiments import judging, statistics
-from experiments.arrays import Floats, Ints
+from experiments.arrays import Bools, Floats, Ints
 from experiments.judging import Judge
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL, PREFIX
 from experiments.montecarlo.scoring.metrics import FAILED, STATUSES, USABLE
-from experiments.montecarlo.scoring.params import MontecarloScore
-from experiments.montecarlo.scoring.reliability import Replicates, Scaling, gate
+from experiments.montecarlo.scoring.params import STATISTICS, MontecarloScore
+from experiments.montecarlo.scoring.reliability import (
+    Replicates,
+    Scaling,
+    gate,
+    prediction_gap,
+    prediction_gap_shown,
+)
 from experiments.protocols import Rule, Words
 from harness.stage import BadInput, Late, Records, Report, Undefined
 
@@ -105,7 +111,7 @@ def _measure_reliability(
     report: Report, observed: Observed, trials: Replicates, passes: int, params: MontecarloScore
 ) -> None:
     report.measure("icc", lambda: trials.icc)
-    report.measure_ends("icc", lambda: trials.icc_interval(params.bootstrap_seed))
+    report.measure_ends("icc", trials.icc_interval)
     _measure_trials(report, trials, "")
     rows = []
     for statistic in observed.statistics:
@@ -141,12 +147,13 @@ def _measure_scaling(report: Report, observed: Observed, params: MontecarloScore
     """Predict from the fewest passes, as one who wants to know how many are needed would, and check by the others."""
     by_passes = {passes: observed.trials(params.statistic, passes) for passes in observed.passes}
     first, *others = observed.passes
-    scaling = Scaling(by_passes[first], first)
+    scaling = Scaling(by_passes[first], first, STATISTICS[params.statistic])
+    heavy = replace(scaling, lost=0)
 
-    def gap() -> float:
+    def actual() -> dict[int, Replicates]:
         if not others:
             raise Undefined(f"there is no number of passes but {first} to check the prediction by")
-        return max(abs(scaling.at(count)["icc"] - by_passes[count].icc) for count in others)
+        return {count: by_passes[count] for count in others}
 
     def smallest_seen() -> int:
         for count, trials in by_passes.items():
@@ -155,16 +162,23 @@ def _measure_scaling(report: Report, observed: Observed, params: MontecarloScore
         raise Undefined(f"none of {', '.join(map(str, by_passes))} passes is usable")
 
     report.measure("passes_predicted", scaling.smallest_usable)
+    report.measure("passes_predicted_heavy", heavy.smallest_usable)
     report.measure("passes_seen", smallest_seen)
-    report.measure("prediction_gap", gap)
+    report.measure("prediction_gap", lambda: prediction_gap(scaling, actual()))
+    report.measure("prediction_gap_shown", lambda: prediction_gap_shown(scaling, actual()))
     rows = []
     for count, trials in by_passes.items():
         part = Report()
         for name in USABLE:
             part.measure(name, partial(getattr, trials, name))
             part.measure(f"{name}_predicted", lambda name=name, count=count: scaling.at(count)[name])  # type: ignore[misc]
+            part.measure(f"{name}_heavy", lambda name=name, count=count: heavy.at(count)[name])  # type: ignore[misc]
         rows.append({"passes": count, **part.metrics})
-    columns = ["passes", *USABLE, *(f"{name}_predicted" for name in USABLE)]  # also where one is undefined throughout
+    columns = [
+        "passes",
+        *USABLE,
+        *(f"{name}_{kind}" for name in USABLE for kind in ("predicted", "heavy")),
+    ]  # also where one is undefined throughout
     report.tables["scaling"] = pd.DataFrame(rows, columns=columns)
     report.figures["scaling"] = partial(Late(_FIGURES, "scaling"), report.tables["scaling"], USABLE, FAILED)
 
@@ -254,14 +268,22 @@ def _measure_ablation(
             return np.asarray(after - before[before.index.isin(names)], dtype=np.float64)
 
         report.measure(f"grows/{variant}", lambda growth=growth: (growth() > 0).mean())  # type: ignore[misc]
-        report.measure(f"wilcoxon_p/{variant}", lambda growth=growth: _wilcoxon(growth()))  # type: ignore[misc]
+        report.measure_ends(f"grows/{variant}", lambda growth=growth: share_interval(growth() > 0))  # type: ignore[misc]
+        report.measure(f"grows_p/{variant}", lambda growth=growth: sign_test(growth()))  # type: ignore[misc]
 
 
-def _wilcoxon(growth: Floats) -> float:
-    """One-sided p of Wilcoxon's signed-rank test that differences are above 0."""
-    if not growth.any():
+def share_interval(hits: Bools) -> tuple[float, float]:
+    """95 % interval of the share of which `hits` (n,) are a sample (Clopper and Pearson 1934)."""
+    ends = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="exact")
+    return float(ends.low), float(ends.high)
+
+
+def sign_test(growth: Floats) -> float:
+    """One-sided p of as many above 0 among differences (n,) that are not 0, were either sign as likely."""
+    changed = growth[growth != 0]
+    if not len(changed):
         raise Undefined("no uncertainty has changed")
-    return float(wilcoxon(growth, alternative="greater").pvalue)
+    return float(binomtest(int((changed > 0).sum()), len(changed), alternative="greater").pvalue)
 
 
 def _tabulate(
