@@ -227,7 +227,9 @@ def test_the_interval_of_the_icc_covers_that_of_all_images_also_where_they_are_s
 
 
 def test_few_images_or_one_that_alone_differs_have_no_interval() -> None:
-    assert "49 images are too few" in score(made(images=49)).undefined["icc_low"]
+    for images, trials, fewest in ((49, 4, 50), (99, 10, 100)):
+        said = score(made(images=images, trials=trials)).undefined["icc_low"]
+        assert said == f"{images} images in {trials} trials are too few for an interval, which holds from {fewest}"
     alike = np.random.default_rng(0).random((3, 1)) * np.ones((3, 60))
     for u in (np.where(np.arange(60) == 0, [[1.0], [2.0], [4.0]], 0.3), np.where(np.arange(60) == 0, 5.0, alike)):
         with pytest.raises(Undefined, match="comes from one image"):

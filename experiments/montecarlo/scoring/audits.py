@@ -22,7 +22,7 @@ def passes_needed(audited: Audited) -> Iterator[Doubt]:
         fewest, most = metrics.get("passes_predicted"), metrics.get("passes_predicted_heavy")
         advice = "no number of passes is"
         if fewest and most:
-            advice = f"{fewest:.0f} passes, {most:.0f} where their tails are heavy, are"
+            advice = f"about {fewest:.0f} passes, or {most:.0f} if their tails are heavy, are"
         yield "info", f"{advice} predicted to pass the gate with {audited.params.statistic}; set passes"
 
 

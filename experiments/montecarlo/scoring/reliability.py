@@ -17,7 +17,7 @@ from harness.stage import Undefined
 
 F = TypeVar("F", float, Floats)
 
-FEWEST = 50  # images from which intervals have been found to hold, skewed as uncertainties are
+_FEWEST, _IMAGES_A_TRIAL = 50, 10  # images from which intervals have been found to hold, skewed as variances are
 _ROUNDING = 1e-12  # share of a variance that may be none
 _SYMMETRIC = 1e-6  # skewness that cannot be told from none, for which its transform is 0 / 0
 _LIMIT = 10**6  # passes beyond which nobody goes
@@ -80,8 +80,8 @@ class Replicates:
     def _left_out(self) -> tuple[Floats, Floats]:
         """Signal and noise (n,) without each image."""
         n = self.u.shape[1]
-        if n < FEWEST:
-            raise Undefined(f"{n} images are too few for an interval, which is known to hold from {FEWEST}")
+        if n < (fewest := max(_FEWEST, _IMAGES_A_TRIAL * self.count)):
+            raise Undefined(f"{n} images in {self.count} trials are too few for an interval, which holds from {fewest}")
         means, variances = self.u.mean(axis=0), self.u.var(axis=0, ddof=1)
         squares = (means - means.mean()) ** 2
         signal = (squares.sum() - n / (n - 1) * squares) / (n - 2)

@@ -1,0 +1,177 @@
+"""How often intervals of `montecarlo` hold and its findings are right, on data whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.arrays import Bools, Floats
+from experiments.montecarlo import MONTECARLO
+from experiments.montecarlo.scoring import audits
+from experiments.montecarlo.scoring.params import MontecarloScore
+from experiments.montecarlo.scoring.reliability import (
+    Replicates,
+    Scaling,
+    gate,
+    prediction_gap,
+    prediction_gap_shown,
+)
+from experiments.montecarlo.scoring.score import share_interval, sign_test
+from harness.stage import Audited, Check, Records, Report, Undefined
+
+Row = dict[str, Any]  # what, case, draws, rate, kind
+_SPREAD = 0.2  # of the log of images' true standard deviations
+
+
+def rows(draws: int, seed: int) -> list[Row]:
+    """All of them, with so many draws a case."""
+    measured = (icc_interval, grows_interval, ablation_not_seen, prediction_missed, passes_predicted)
+    return [row for measure in measured for row in measure(draws, seed)]
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------
+
+
+def icc_interval(draws: int, seed: int) -> list[Row]:
+    """How often the interval of the ICC holds that of the population, images being normal or lognormal."""
+    rng, found = np.random.default_rng(seed), []
+    for kind in ("normal", "lognormal"):
+        for images, trials in ((50, 5), (500, 10)):
+            for icc in (0.3, 0.6, 0.9):
+                held = [
+                    low < icc < high
+                    for low, high in (_trials(rng, kind, images, trials, icc).icc_interval() for _ in range(draws))
+                ]
+                case = f"{kind} images, {images} x {trials}, ICC {icc:g}"
+                found.append(_row("icc interval", case, held, "coverage"))
+    return found
+
+
+def _trials(rng: np.random.Generator, kind: str, images: int, trials: int, icc: float) -> Replicates:
+    """Trials of images of unit variance, or of e^z with noise in proportion; their population's ICC is `icc`."""
+    z, noise = rng.normal(size=images), rng.normal(size=(trials, images))
+    if kind == "normal":
+        return Replicates(10 + z + np.sqrt((1 - icc) / icc) * noise)
+    between, square = (np.e - 1) * np.e, np.exp(2)  # variance and mean square of e^z
+    return Replicates(np.exp(z) * (1 + np.sqrt(between / square * (1 - icc) / icc) * noise))
+
+
+def grows_interval(draws: int, seed: int) -> list[Row]:
+    """How often the interval of a share of images that grow holds it."""
+    rng, found = np.random.default_rng(seed), []
+    for share in (0.2, 0.5, 0.8):
+        intervals = [share_interval(_grown(rng, 100, share)) for _ in range(draws)]
+        held = [low < share < high for low, high in intervals]
+        found.append(_row("grows interval", f"100 images, of which {share:.0%} grow", held, "coverage"))
+    return found
+
+
+# --- findings --------------------------------------------------------------------------------------------------------
+
+
+def ablation_not_seen(draws: int, seed: int) -> list[Row]:
+    """How often growth is said not to be shown where most images grow, and where as many shrink."""
+    rng = np.random.default_rng(seed)
+
+    def fires(share: float) -> bool:
+        grown = _grown(rng, 100, share)
+        low, high = share_interval(grown)
+        metrics = {"grows/blur": grown.mean(), "grows/blur_low": low, "grows/blur_high": high}
+        return _fires(audits.ablation_not_seen, metrics | {"grows_p/blur": sign_test(np.where(grown, 1.0, -1.0))})
+
+    return [
+        _row("ablation_not_seen", f"100 images, of which {share:.0%} grow", [fires(share) for _ in range(draws)], kind)
+        for share, kind in ((0.8, "false alarm"), (0.5, "catch"))
+    ]
+
+
+def prediction_missed(draws: int, seed: int) -> list[Row]:
+    """How often a prediction is said to be missed where it holds, and where more passes do not help at all."""
+    rng, found = np.random.default_rng(seed), []
+    kinds: tuple[tuple[str, str, Callable[..., dict[int, Replicates]]], ...] = (
+        ("normal passes", "false alarm", _normal_passes),
+        ("passes that seldom drop", "false alarm", _seldom_dropped),
+        ("passes that repeat themselves", "catch", _repeated),
+    )
+    for name, kind, passes in kinds:
+        for images, first in ((100, 2), (100, 4), (500, 2)):
+            said = [_said_missed(passes(rng, (first, 8, 32), images=images)) for _ in range(draws)]
+            found.append(_row("prediction_missed", f"{name}, {images} x 5, T = {first}, 8, 32", said, kind))
+    return found
+
+
+def _said_missed(trials: Mapping[int, Replicates]) -> bool:
+    first, *others = trials
+    scaling, actual = Scaling(trials[first], first, lost=1), {count: trials[count] for count in others}
+    try:
+        shown = prediction_gap_shown(scaling, actual)
+    except Undefined:
+        return False
+    metrics = {"prediction_gap": prediction_gap(scaling, actual), "prediction_gap_shown": shown}
+    return _fires(audits.prediction_missed, metrics)
+
+
+def passes_predicted(draws: int, seed: int) -> list[Row]:
+    """Passes predicted from few normal ones over those needed, medians, with T - 1 and with T: the nearer to 1."""
+    rng, found = np.random.default_rng(seed), []
+    every = _normal_passes(rng, range(2, 100), images=3000, dimensions=2)
+    needed = next(count for count, each in every.items() if gate(each.spearman, each.snr, each.icc) == "usable")
+    for first in (2, 4, 8):
+        trials = [_normal_passes(rng, (first,), images=500, dimensions=2)[first] for _ in range(draws)]
+        for name, lost in (("T - 1", 1), ("T", 0)):
+            median = float(np.median([Scaling(each, first, lost).smallest_usable() for each in trials]))
+            case = f"500 x 5 normal passes, T0 = {first}, noise by {name}: {median:g} predicted, {needed} needed"
+            row = {"what": "passes_predicted", "case": case, "draws": draws, "rate": median / needed}
+            found.append(row | {"kind": "predicted / needed"})
+    return found
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def _grown(rng: np.random.Generator, images: int, share: float) -> Bools:
+    return np.asarray(rng.random(images) < share)
+
+
+def _true(rng: np.random.Generator, images: int) -> Floats:
+    """True variances of images."""
+    return np.asarray(np.exp(2 * _SPREAD * rng.normal(size=images)))
+
+
+def _normal_passes(
+    rng: np.random.Generator, passes: Sequence[int], images: int, trials: int = 5, dimensions: int = 8
+) -> dict[int, Replicates]:
+    """Mean variance of a dimension over the first T of normal passes: squares grow by independent chi squares."""
+    true, found, before = _true(rng, images), {}, 1
+    squares = np.zeros((trials, images))
+    for count in passes:
+        squares = squares + rng.chisquare(dimensions * (count - before), (trials, images))
+        found[count], before = Replicates(true * squares / (dimensions * count)), count
+    return found
+
+
+def _seldom_dropped(rng: np.random.Generator, passes: Sequence[int], images: int) -> dict[int, Replicates]:
+    """The same of passes that drop an entry in one of ten; their tails are heavy."""
+    dropped = rng.random((max(passes), 5, images, 8)) < 0.1
+    true = _true(rng, images)
+    return {count: Replicates(true * dropped[:count].var(axis=0).mean(axis=-1)) for count in passes}
+
+
+def _repeated(rng: np.random.Generator, passes: Sequence[int], images: int) -> dict[int, Replicates]:
+    """The same of passes that come again and again after the first few, so that more of them are no more."""
+    first = _normal_passes(rng, passes[:1], images)[passes[0]]
+    return dict.fromkeys(passes, first)
+
+
+def _fires(check: Check, metrics: Mapping[str, float]) -> bool:
+    """Whether a check has a doubt about a report with these figures."""
+    records, params = Records(pd.DataFrame(), None, {"counts": {}}), MontecarloScore.model_validate({})
+    return any(True for _ in check.rule(Audited(MONTECARLO, records, Report(dict(metrics)), params)))
+
+
+def _row(what: str, case: str, came: Iterable[bool], kind: str) -> Row:
+    counted = list(came)
+    return {"what": what, "case": case, "draws": len(counted), "rate": float(np.mean(counted)), "kind": kind}
