@@ -261,26 +261,23 @@ def test_a_file_that_is_not_whole_records_is_named_in_one_line(tmp_path: Path, s
     assert "\n" not in str(caught.value)
 
 
-def test_records_of_another_version_are_refused_in_one_line(tmp_path: Path) -> None:
-    frame = RECORDS.frame.copy()
-    frame.attrs = {"cost": {"hardware": "bench", "minutes": 3}, "origin": {}}
-    frame.to_parquet(tmp_path / "old.parquet")
-    with pytest.raises(BadInput, match=r"old\.parquet: written by another version .+$"):
-        read_records(tmp_path / "old.parquet")
-
-
-def test_what_was_once_measured_as_latency_is_never_taken_for_the_time_of_a_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("names", [("batch_p", "latency_p"), ("seconds", "minutes")])
+def test_a_cost_in_the_figures_of_another_version_is_left_out_and_never_taken_for_one_of_this(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
 ) -> None:
-    """It was a sample's share of its batch; the cache makes such records again, a file of them is refused."""
+    """What was called latency was a sample's share of its batch; such records are made again where they are cached."""
     monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path))
-    old = {name.replace("batch_p", "latency_p"): value for name, value in asdict(COST).items()}
+    old, new = names
+    figures = {
+        name.replace(new, old) if new in name else name.replace(old, new): value for name, value in asdict(COST).items()
+    }
     frame = RECORDS.frame.copy()
-    frame.attrs = {"cost": old, "origin": {}}
+    frame.attrs = {"cost": figures, "origin": {}}
     frame.to_parquet(tmp_path / "key.parquet")
+    again = read_records(tmp_path / "key.parquet")
+    assert again.cost is None
+    pd.testing.assert_frame_equal(again.frame, RECORDS.frame)
     assert cache.find("key") is None
-    with pytest.raises(BadInput, match="infer them again"):
-        read_records(tmp_path / "key.parquet")
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, MemoryError])

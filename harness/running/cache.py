@@ -52,12 +52,13 @@ def _given(stage: Stage[Any, Any]) -> dict[str, Any]:
 
 
 def find(name: str) -> Records | None:
-    """The records kept under a key, or None; an unreadable file is as good as none, for it can be made again."""
+    """The records kept under a key, or None; a file that is unreadable, or another version's, can be made again."""
     path = folder() / f"{name}.parquet"
     try:
-        return read_records(path) if path.is_file() else None
+        records = read_records(path) if path.is_file() else None
     except BadInput:
         return None
+    return records if records and records.cost else None
 
 
 def keep(name: str, records: Records) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +27,17 @@ def write_records(records: Records, path: Path) -> None:
 
 
 def read_records(path: Path) -> Records:
-    """Read what `write_records` wrote; BadInput where it is something else."""
+    """Read what `write_records` wrote; BadInput where it is something else.
+
+    A cost in the figures of another version is left out, so that what was observed can be scored all the same.
+    """
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"records {path}: cannot be read as parquet: {one_line(error)[:300]}") from error
     attrs, frame.attrs = frame.attrs, {}
-    try:
-        cost = Cost(**attrs["cost"]) if attrs.get("cost") else None
-    except TypeError as error:
-        raise BadInput(f"records {path}: written by another version of rigsweep; infer them again") from error
+    figures = attrs.get("cost") or {}
+    cost = Cost(**figures) if figures.keys() == {each.name for each in fields(Cost)} else None
     return Records(frame, cost, attrs.get("origin", {"counts": {}}))
 
 
