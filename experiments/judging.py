@@ -20,7 +20,7 @@ from harness.running.differences import CLEAR, interval, less
 from harness.stage import Late, Report, Undefined
 
 _ROUNDS = 199  # permutations: the smallest p is 0.01
-_MUCH = 1.5  # times the variance of fixed scores: a jackknife with refits beyond it says that much is learnt
+_MUCH = 2.5  # times the variance of fixed scores: a jackknife with refits beyond it says that much is learnt
 _COUNTS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # what stands above and below the line
     "f1": (lambda label, call: 2 * label * call, lambda label, call: label + call),
     "precision": (lambda label, call: label * call, lambda label, call: call),
@@ -37,12 +37,6 @@ class Known(NamedTuple):
     labels: Ints
     scores: Floats
     groups: NDArray[Any]
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Groups that have a positive, and groups that have a negative."""
-        positives, negatives = (len(np.unique(self.groups[self.labels == label])) for label in (1, 0))
-        return positives, negatives
 
 
 def _nothing_learnt(fit: Fit[Any], rule: Rule) -> Judged[Any]:
@@ -140,19 +134,19 @@ class Judge(Generic[C]):
 
     def interval(self, name: str, stratum: Any = None) -> tuple[float, float]:
         """95 % interval of the AUROC over groups."""
-        sizes = self.known(name, stratum).sizes
-        return statistics.auc_interval(self.auc(name, stratum), self.influence(name, stratum), sizes)
+        rests_on = statistics.sizes(*self.known(name, stratum))
+        return statistics.auc_interval(self.auc(name, stratum), self.influence(name, stratum), rests_on)
 
-    def p(self, name: str) -> float:
+    def p(self, name: str, part: bool = False) -> float:
         """Two-sided p of the AUROC against chance.
 
-        It comes from permuted labels, learnt from anew, where much is learnt, where too little varies to tell
-        otherwise, and before anything is said to lie below chance.
+        It comes from permuted labels, learnt from anew, where too little varies to tell otherwise and, but for a `part`
+        of a detector, where much is learnt and before anything is said to lie below chance.
         """
         with suppress(Undefined):
             area, influence = self.auc(name), self.influence(name)
             p = statistics.auc_p(area, influence)
-            if not self._learns_much(influence) and not (area < 0.5 and p <= CLEAR):
+            if part or (not self._learns_much(influence) and not (area < 0.5 and p <= CLEAR)):
                 return p
         drawn = [self._area_of(name, source, scores) for source, scores in self._permuted]
         return statistics.permutation_p(self.auc(name), np.array(drawn))
@@ -187,11 +181,11 @@ class Judge(Generic[C]):
 
     def mean_interval(self, name: str, strata: Sequence[Any]) -> tuple[float, float]:
         """95 % interval of the mean of the AUROCs in strata."""
-        moved = self.mean_influence(name, strata)
-        sizes = np.min([self.known(name, stratum).sizes for stratum in strata], axis=0)
-        return statistics.auc_interval(
-            float(np.mean([self.auc(name, stratum) for stratum in strata])), moved, tuple(sizes)
+        moved, areas = self.mean_influence(name, strata), [self.auc(name, stratum) for stratum in strata]
+        least = min(
+            (statistics.sizes(*self.known(name, stratum)) for stratum in strata), key=lambda sizes: sizes.groups
         )
+        return statistics.auc_interval(float(np.mean(areas)), moved, least)
 
     def mean_influence(self, name: str, strata: Sequence[Any]) -> pd.Series[float]:
         """How much each group moves the mean of the AUROCs in strata."""
@@ -276,10 +270,10 @@ class Judge(Generic[C]):
         report.measure_ends(metric, lambda: self.interval(name, stratum))
         explain(report, metric, lambda: self.influence(name, stratum))
 
-    def measure_p(self, report: Report, metric: str, name: str) -> None:
-        """Report the p of a detector's AUROC against chance."""
+    def measure_p(self, report: Report, metric: str, name: str, part: bool = False) -> None:
+        """Report the p against chance of the AUROC of a detector, or of a part of one."""
         if metric in report.metrics:
-            report.measure(f"{metric}_p", lambda: self.p(name))
+            report.measure(f"{metric}_p", lambda: self.p(name, part))
 
     def measure_calls(self, report: Report, metric: str, name: str, stratum: Any = None) -> None:
         """Report one of _COUNTS, which the metric's name begins with, and what moves it."""

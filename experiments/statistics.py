@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -71,18 +71,39 @@ def auc_influence(labels: Ints, scores: Floats, clusters: NDArray[Any]) -> pd.Se
     return pd.Series(moved, index=names)
 
 
-def auc_interval(area: float, influence: pd.Series[float], sizes: tuple[int, int]) -> tuple[float, float]:
+class Sizes(NamedTuple):
+    """How many independent positives and negatives an AUROC rests on, and how few groups one of the labels is in."""
+
+    positives: float
+    negatives: float
+    groups: int
+
+
+def sizes(labels: Ints, scores: Floats, clusters: NDArray[Any]) -> Sizes:
+    """Rows of each label over the design effect, by which clusters make the variance larger than that of as many rows.
+
+    Clusters alike throughout are one row each; where nothing varies they are taken to be so.
+    """
+    ones, zeros = (len(np.unique(clusters[labels == label])) for label in (1, 0))
+    together = (auc_influence(labels, scores, clusters) ** 2).sum()
+    apart = (auc_influence(labels, scores, np.arange(len(labels))) ** 2).sum()
+    effect = max(1.0, together / apart) if apart else np.inf
+    rows = int((labels == 1).sum()), int((labels == 0).sum())
+    return Sizes(max(ones, rows[0] / effect), max(zeros, rows[1] / effect), min(ones, zeros))
+
+
+def auc_interval(area: float, influence: pd.Series[float], rests_on: Sizes) -> tuple[float, float]:
     """95 % interval of an AUROC from its influence, by Student's t on the logit scale, on which it is less skewed.
 
     Of few groups the spread that is seen may be too small, and is none where every pair is in order: then Newcombe's
-    interval (2006, method 5) for `sizes`, the numbers of groups with positives and with negatives, is included.
+    interval (2006, method 5) is included.
     """
-    by_model = _newcombe(area, *sizes)
+    by_model = _newcombe(area, rests_on.positives, rests_on.negatives)
     if area in (0.0, 1.0) or not influence.any():
         return by_model
     reach = quantile(influence, 0.95) * spread(influence) / (area * (1 - area))
     low, high = float(expit(logit(area) - reach)), float(expit(logit(area) + reach))
-    return (low, high) if min(sizes) >= _FEW else (min(low, by_model[0]), max(high, by_model[1]))
+    return (low, high) if rests_on.groups >= _FEW else (min(low, by_model[0]), max(high, by_model[1]))
 
 
 def auc_p(area: float, influence: pd.Series[float]) -> float:
@@ -93,7 +114,7 @@ def auc_p(area: float, influence: pd.Series[float]) -> float:
     return float(2 * stdtr(freedom(influence), -statistic))
 
 
-def _newcombe(area: float, positives: int, negatives: int) -> tuple[float, float]:
+def _newcombe(area: float, positives: float, negatives: float) -> tuple[float, float]:
     """The AUROCs from which this one is within 1.96 of their own standard errors: Newcombe 2006, method 5."""
 
     def excess(true: float) -> float:

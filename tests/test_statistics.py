@@ -81,9 +81,20 @@ def test_the_variance_is_that_of_delong_and_in_clusters_that_of_obuchowski(seed:
 
 
 def interval_of(labels: Any, scores: Any, clusters: Any) -> tuple[float, float]:
-    sizes = tuple(len(np.unique(clusters[labels == label])) for label in (1, 0))
     influence = statistics.auc_influence(labels, scores, clusters)
-    return statistics.auc_interval(statistics.auc(labels, scores), influence, (sizes[0], sizes[1]))
+    rests_on = statistics.sizes(labels, scores, clusters)
+    return statistics.auc_interval(statistics.auc(labels, scores), influence, rests_on)
+
+
+def test_rows_of_a_group_count_for_less_the_more_they_agree() -> None:
+    labels, scores, _ = scored(80, 80)
+    names = np.arange(80)
+    ones, zeros = int(labels.sum()), int((1 - labels).sum())
+    assert statistics.sizes(labels, scores, names) == pytest.approx((ones, zeros, min(ones, zeros)))
+    copied = statistics.sizes(*(np.repeat(each, 9) for each in (labels, scores, names)))
+    assert copied == pytest.approx((ones, zeros, min(ones, zeros)), rel=0.02)
+    unrelated = statistics.sizes(labels, scores, np.random.default_rng(1).permutation(names) // 2)
+    assert unrelated.positives > 0.6 * ones
 
 
 def test_the_interval_holds_the_estimate_and_narrows_with_more_clusters() -> None:

@@ -76,10 +76,10 @@ def less(first: pd.Series[float], second: pd.Series[float]) -> pd.Series[float]:
     return both.groupby(level=[*range(both.index.nlevels)], sort=False).sum()
 
 
-def gain_told(report: Report, name: str, other: str) -> str:
-    """By how much one metric of a report exceeds another, in brackets, where that is known; else nothing."""
+def lead(report: Report, name: str, other: str) -> tuple[bool, str]:
+    """Whether one metric of a report is seen to lie below another, and its lead over that one where it is known."""
     try:
         value, low, high = difference(report, report, name, other)
     except Undefined:
-        return ""
-    return f" (by {value:+.3f}, {low:+.3f} to {high:+.3f})"
+        return False, ""
+    return high < 0, f" ({value:+.3f}, {low:+.3f} to {high:+.3f})"

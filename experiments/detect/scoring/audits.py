@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness.running.differences import CLEAR, gain_told
+from harness.running.differences import CLEAR, lead
 from harness.stage import Audited, Doubt, check
 
 _NEGLIGIBLE = 0.01  # a shift of ECS, or a share of PKS, that is small beside what tells spans apart
@@ -34,17 +34,19 @@ def _not_shown(audited: Audited, part: str, weight: str) -> Iterator[Doubt]:
         )
 
 
-@check("that ECS or PKS adds anything to the other is not shown", "use other weights, or that part alone")
+@check("ECS or PKS alone is as good as their combination", "use other weights, or that part alone")
 def part_beats_whole(audited: Audited) -> Iterator[Doubt]:
-    report = audited.report
+    metrics = audited.report.metrics
     if audited.params.alpha == 0 or audited.params.m == 0:
         return
     for part in ("auc_ecs", "auc_pks"):
-        if part in report.metrics and "auc" in report.metrics and report.metrics[part] >= report.metrics["auc"]:
+        if part in metrics and "auc" in metrics and metrics[part] >= metrics["auc"]:
+            worse, told = lead(audited.report, "auc", part)
+            said = "the other part does harm" if worse else "that the other part adds anything is not shown"
             yield (
-                "warn",
-                f"{part} {report.metrics[part]:.3f} alone is as good as the combination's {report.metrics['auc']:.3f}"
-                f"{gain_told(report, 'auc', part)}; that the other part adds anything at these weights is not shown",
+                "warn" if worse else "info",
+                f"the combination's {metrics['auc']:.3f} is no better than {part} {metrics[part]:.3f} alone{told};"
+                f" {said} at these weights",
             )
 
 

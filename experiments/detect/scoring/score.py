@@ -70,7 +70,7 @@ def _report(judge: Judge[Responses]) -> Report:
     report = Report()
     for metric, name in (("auc", SCORE), ("auc_ecs", "ecs"), ("auc_pks", "pks")):
         judge.measure_auc(report, metric, name)
-        judge.measure_p(report, metric, name)
+        judge.measure_p(report, metric, name, part=name != SCORE)
     report.measure("pcc", lambda: _correlation(judge))
     report.measure("span_auc", lambda: _span_auc(judge))
     report.measure("prevalence", judge.prevalence)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
-from experiments.rag.detectors import DETECTORS
-from harness.running.differences import CLEAR, gain_told
-from harness.stage import Audited, Doubt, check
+from experiments.rag.detectors import DETECTORS, FUSED
+from harness.running.differences import CLEAR, difference, lead
+from harness.stage import Audited, Doubt, Undefined, check
 
 _RARE = 0.1
 _CHANCE = 0.5
@@ -37,13 +38,16 @@ def tier_not_achieved(audited: Audited) -> Iterator[Doubt]:
 
 @check("part of the AUC is telling good retrieval from bad", "quote auc_in_tier")
 def tier_explains(audited: Audited) -> Iterator[Doubt]:
-    pooled, within, tier = (audited.report.metrics.get(name) for name in ("auc", "auc_in_tier", "auc_tier"))
-    if pooled is not None and within is not None and tier is not None and within < pooled - 0.05:
-        yield (
-            "info",
-            f"within tiers the AUC is {within:.3f}, over all of them {pooled:.3f}, part of which is telling good"
-            f" retrieval from bad, as the tier alone does with {tier:.3f}; quote auc_in_tier",
-        )
+    report = audited.report
+    with suppress(Undefined):
+        more, low, high = difference(report, report, "auc", "auc_in_tier")
+        if low > 0 and "auc_tier" in report.metrics:
+            yield (
+                "info",
+                f"within tiers the AUC is {report.metrics['auc_in_tier']:.3f}, over all of them it is higher by"
+                f" {more:.3f} ({low:.3f} to {high:.3f}), which is telling good retrieval from bad, as the tier alone"
+                f" does with {report.metrics['auc_tier']:.3f}; quote auc_in_tier",
+            )
 
 
 @check("requests were answered from replies kept earlier", "clear the cache folder's replies to measure again")
@@ -79,17 +83,18 @@ def detector_inverted(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-@check("that the fusion beats a single detector is not shown", "use that detector, or another fusion")
+@check("a single detector is as good as the fusion", "use that detector, or another fusion")
 def part_beats_whole(audited: Audited) -> Iterator[Doubt]:
     report = audited.report
     fused = report.metrics.get("auc/fused")
     singles = {name: report.metrics[f"auc/{name}"] for name in _SINGLE if f"auc/{name}" in report.metrics}
     best = max(singles, key=lambda name: singles[name], default="")
     if fused is not None and best and singles[best] >= fused:
+        worse, told = lead(report, "auc/fused", f"auc/{best}")
         yield (
-            "warn" if audited.params.detector == "fused" else "info",
-            f"{best} alone, AUC {singles[best]:.3f}, is as good as the fusion's {fused:.3f}"
-            f"{gain_told(report, 'auc/fused', f'auc/{best}')}; use detector={best}, or another fusion",
+            "warn" if worse and audited.params.detector == FUSED else "info",
+            f"the fusion's AUC {fused:.3f} is no better than {best}'s {singles[best]:.3f} alone{told}; use"
+            f" detector={best}, or another fusion",
         )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from docs.measured import CATCH, COVERAGE, FALSE_ALARM, FIGURE, Row, row
 from experiments.arrays import Bools, Floats
 from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.scoring import audits
@@ -22,14 +22,7 @@ from experiments.montecarlo.scoring.reliability import (
 from experiments.montecarlo.scoring.score import share_interval, sign_test
 from harness.stage import Audited, Check, Records, Report, Undefined
 
-Row = dict[str, Any]  # what, case, draws, rate, kind
 _SPREAD = 0.2  # of the log of images' true standard deviations
-
-
-def rows(draws: int, seed: int) -> list[Row]:
-    """All of them, with so many draws a case."""
-    measured = (icc_interval, grows_interval, ablation_not_seen, prediction_missed, passes_predicted)
-    return [row for measure in measured for row in measure(draws, seed)]
 
 
 # --- intervals -------------------------------------------------------------------------------------------------------
@@ -46,7 +39,7 @@ def icc_interval(draws: int, seed: int) -> list[Row]:
                     for low, high in (_trials(rng, kind, images, trials, icc).icc_interval() for _ in range(draws))
                 ]
                 case = f"{kind} images, {images} x {trials}, ICC {icc:g}"
-                found.append(_row("icc interval", case, held, "coverage"))
+                found.append(row("icc interval", case, held, COVERAGE))
     return found
 
 
@@ -65,7 +58,7 @@ def grows_interval(draws: int, seed: int) -> list[Row]:
     for share in (0.2, 0.5, 0.8):
         intervals = [share_interval(_grown(rng, 100, share)) for _ in range(draws)]
         held = [low < share < high for low, high in intervals]
-        found.append(_row("grows interval", f"100 images, of which {share:.0%} grow", held, "coverage"))
+        found.append(row("grows interval", f"100 images, of which {share:.0%} grow", held, COVERAGE))
     return found
 
 
@@ -83,8 +76,8 @@ def ablation_not_seen(draws: int, seed: int) -> list[Row]:
         return _fires(audits.ablation_not_seen, metrics | {"grows_p/blur": sign_test(np.where(grown, 1.0, -1.0))})
 
     return [
-        _row("ablation_not_seen", f"100 images, of which {share:.0%} grow", [fires(share) for _ in range(draws)], kind)
-        for share, kind in ((0.8, "false alarm"), (0.5, "catch"))
+        row("ablation_not_seen", f"100 images, of which {share:.0%} grow", [fires(share) for _ in range(draws)], kind)
+        for share, kind in ((0.8, FALSE_ALARM), (0.5, CATCH))
     ]
 
 
@@ -92,14 +85,14 @@ def prediction_missed(draws: int, seed: int) -> list[Row]:
     """How often a prediction is said to be missed where it holds, and where more passes do not help at all."""
     rng, found = np.random.default_rng(seed), []
     kinds: tuple[tuple[str, str, Callable[..., dict[int, Replicates]]], ...] = (
-        ("normal passes", "false alarm", _normal_passes),
-        ("passes that seldom drop", "false alarm", _seldom_dropped),
-        ("passes that repeat themselves", "catch", _repeated),
+        ("normal passes", FALSE_ALARM, _normal_passes),
+        ("passes that seldom drop", FALSE_ALARM, _seldom_dropped),
+        ("passes that repeat themselves", CATCH, _repeated),
     )
     for name, kind, passes in kinds:
         for images, first in ((100, 2), (100, 4), (500, 2)):
             said = [_said_missed(passes(rng, (first, 8, 32), images=images)) for _ in range(draws)]
-            found.append(_row("prediction_missed", f"{name}, {images} x 5, T = {first}, 8, 32", said, kind))
+            found.append(row("prediction_missed", f"{name}, {images} x 5, T = {first}, 8, 32", said, kind))
     return found
 
 
@@ -115,17 +108,16 @@ def _said_missed(trials: Mapping[int, Replicates]) -> bool:
 
 
 def passes_predicted(draws: int, seed: int) -> list[Row]:
-    """Passes predicted from few normal ones over those needed, medians, with T - 1 and with T: the nearer to 1."""
+    """Passes predicted from few normal ones over those needed, with T - 1 and with T: the nearer to 1."""
     rng, found = np.random.default_rng(seed), []
     every = _normal_passes(rng, range(2, 100), images=3000, dimensions=2)
     needed = next(count for count, each in every.items() if gate(each.spearman, each.snr, each.icc) == "usable")
     for first in (2, 4, 8):
         trials = [_normal_passes(rng, (first,), images=500, dimensions=2)[first] for _ in range(draws)]
         for name, lost in (("T - 1", 1), ("T", 0)):
-            median = float(np.median([Scaling(each, first, lost).smallest_usable() for each in trials]))
-            case = f"500 x 5 normal passes, T0 = {first}, noise by {name}: {median:g} predicted, {needed} needed"
-            row = {"what": "passes_predicted", "case": case, "draws": draws, "rate": median / needed}
-            found.append(row | {"kind": "predicted / needed"})
+            case = f"500 x 5 normal passes, T0 = {first}, noise by {name}, {needed} needed"
+            ratios = [Scaling(each, first, lost).smallest_usable() / needed for each in trials]
+            found.append(row("`passes_predicted` over those needed, on average", case, ratios, FIGURE))
     return found
 
 
@@ -172,6 +164,4 @@ def _fires(check: Check, metrics: Mapping[str, float]) -> bool:
     return any(True for _ in check.rule(Audited(MONTECARLO, records, Report(dict(metrics)), params)))
 
 
-def _row(what: str, case: str, came: Iterable[bool], kind: str) -> Row:
-    counted = list(came)
-    return {"what": what, "case": case, "draws": len(counted), "rate": float(np.mean(counted)), "kind": kind}
+SIMULATIONS = (icc_interval, grows_interval, ablation_not_seen, prediction_missed, passes_predicted)

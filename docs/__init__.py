@@ -1,0 +1,1 @@
+"""What the pages here say that the program decides or measures."""
