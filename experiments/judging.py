@@ -17,7 +17,7 @@ from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
 from experiments.protocols import C, Cases, Fit, Judged, Rule, Scorer, Scores, Way
 from harness.running.differences import CLEAR, interval, less
-from harness.stage import Late, Report, Undefined
+from harness.stage import Late, Report, Undefined, judged_on
 
 _ROUNDS = 199  # permutations: the smallest p is 0.01
 _MUCH = 2.5  # times the variance of fixed scores: a jackknife with refits beyond it says that much is learnt
@@ -98,6 +98,18 @@ class Judge(Generic[C]):
         """The folds in which scores are ranks; None where they are compared as they are."""
         learnt = name not in self.given and stratum is not None and len(self.strata) > 1
         return self.judged.part if learnt else None
+
+    def judged_on(self, protocol: str, name: str) -> str:
+        """What only the results of one rank have in common: the protocol, and the cases that it has judged.
+
+        They are those that the detector has scored, or could have: one that leaves out what is hard is judged on less.
+        """
+        try:
+            rows = self._rows(np.asarray(self.scores(name), dtype=np.float64), None)
+        except Undefined:
+            rows = self.cases.labels >= 0
+        words = f"{protocol}, {rows.sum()} {self.cases.words.case}s"
+        return judged_on(words, self.cases.groups[rows], self.cases.labels[rows])
 
     def auc(self, name: str, stratum: Any = None) -> float:
         """AUROC."""

@@ -6,6 +6,8 @@ infer (expensive, cached, timed) -> Records -> score (cheap, pure) -> Report -> 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +33,8 @@ Level = Literal["info", "warn", "fail"]
 _MANY = 100  # names that no line can list
 Goal = Literal["memory", "speed", "quality"]
 Doubt = tuple[Level, str]  # about a result, with the sentence that says it
+IN_SAMPLE = "in sample"  # how the name of a protocol begins that judges on what was learnt from
+HELD_OUT = "held out"
 
 
 class BadInput(ValueError):
@@ -71,6 +75,27 @@ class Params(BaseModel):
         """Every setting by name in the one form that digests are made of: equal settings are equal here."""
         values = self.model_dump(mode="json")
         return {name: value + 0.0 if isinstance(value, float) else value for name, value in values.items()}
+
+    @classmethod
+    def yardstick(cls) -> dict[str, str]:
+        """The settings that decide what a result is judged on or by, and what each of them decides."""
+        fields = cls.model_fields.items()
+        return {name: note.what for name, field in fields for note in field.metadata if isinstance(note, Decides)}
+
+    @property
+    def judging(self) -> str:
+        """The protocol in words, where these settings score: who is judged by what has learnt from whom."""
+        return "nothing learnt"
+
+
+@dataclass(frozen=True)
+class Decides:
+    """In a field's annotation: the setting decides `what`, on which or by which a result is judged.
+
+    Results that differ in it have no common rank, and a search would choose the easiest data: no sweep may vary it.
+    """
+
+    what: str
 
 
 class OneOf:
@@ -151,7 +176,7 @@ class Report:
     A metric is in `metrics` (finite) or in `undefined` (with the reason), never both.  `figures` are drawn
     only when called, so that a sweep of thousands of scores never pays for a picture.  `influence` says of a metric how
     much each group of what was judged moves it, from which harness.running.differences has how sure it is, and
-    whether two differ.
+    whether two differ.  `judged` is what only results of one rank have in common; see judged_on.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -159,6 +184,7 @@ class Report:
     influence: dict[str, pd.Series[float]] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: dict[str, Callable[[], Figure]] = field(default_factory=dict)
+    judged: str = ""
 
     def measure(self, name: str, compute: Callable[[], float]) -> None:
         """File what `compute` returns under `metrics`, or its reason for raising Undefined under `undefined`."""
@@ -178,6 +204,19 @@ class Report:
             ends = cache(interval)
             self.measure(f"{name}_low", lambda: ends()[0])
             self.measure(f"{name}_high", lambda: ends()[1])
+
+
+def judged_on(protocol: str, groups: Iterable[object], labels: Iterable[object]) -> str:
+    """A protocol in words, and behind a colon a digest of it and of what it has judged: rows (n,) of groups and labels.
+
+    Neither the order of the rows nor how often all of a group are repeated, as by more trials, makes a difference.
+    """
+    import pandas as pd
+
+    rows = pd.DataFrame({"group": [*groups], "label": [*labels]}).astype(str)
+    shares = rows.groupby("group")["label"].value_counts(normalize=True).sort_index()
+    content = [protocol, [[str(place), round(share, 9)] for place, share in shares.items()]]
+    return f"{protocol}: {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)

@@ -313,7 +313,18 @@ class StageContract:
         order = np.random.default_rng(0).permutation(len(result.records.frame))
         shuffled = Records(result.records.frame.iloc[order], None, result.records.origin)
         for params, report in reports:
-            assert stage.score(shuffled, params).metrics == report.metrics
+            again = stage.score(shuffled, params)
+            assert (again.metrics, again.judged) == (report.metrics, report.judged)
+
+    def test_a_report_says_by_which_protocol_it_has_judged_which_rows(
+        self, stage: Stage[Any, Any], result: run.Result, reports: list[tuple[Params, Report]]
+    ) -> None:
+        half = sorted(set(stage.strata(result.records.frame)[0]))[::2]
+        rows = stage.strata(result.records.frame)[0].isin(half)
+        fewer = Records(result.records.frame[rows].reset_index(drop=True), None, result.records.origin)
+        for params, report in reports:
+            assert report.judged.startswith(params.judging)
+            assert report.judged != stage.score(fewer, params).judged
 
     def test_many_settings_at_once_score_as_each_does(
         self, stage: Stage[Any, Any], result: run.Result, reports: list[tuple[Params, Report]]

@@ -12,11 +12,13 @@ import pytest
 
 from experiments.detect import DETECT
 from harness.__main__ import main
+from harness.running import hardware, run
 from harness.running.dominance import undominated
+from harness.running.settings import resolve
 from harness.stage import BadInput
 from harness.tracking import compare
 from harness.tracking.compare import CompareOptions
-from tests import tiny
+from tests import contract, tiny
 
 RUNS = pd.DataFrame(
     {
@@ -52,14 +54,43 @@ def test_the_front_holds_what_no_other_run_beats() -> None:
     assert board().query("pareto")["run"].tolist() == ["best", "lean"]
 
 
-def test_runs_on_different_data_are_not_ranked_unless_told_to() -> None:
-    mixed = RUNS.assign(**{"tags.data_digest": ["d1", "d2", "d1", "d1", "d1"]})
-    with pytest.raises(
-        BadInput, match=r"4 runs are on 2 different data sets.*data= one of d\d, d\d, or across_data=true"
-    ):
-        board(mixed)
-    assert board(mixed, data="d1")["run"].tolist() == ["slow", "lean", "beaten"]
-    assert board(mixed, across_data=True)["data"].tolist() == ["d2", "d1", "d1", "d1"]
+def judged(digests: list[str], protocol: str = "out of fold, 5 folds of seed 0") -> pd.DataFrame:
+    """The runs, each judged on the rows of a digest; `in` stands for a protocol that judges in sample."""
+    words = ["in sample" if digest.startswith("in") else protocol for digest in digests]
+    return RUNS.assign(**{"tags.judged_digest": digests, "tags.judged": words})
+
+
+def test_runs_judged_on_other_rows_have_ranks_and_a_front_of_their_own() -> None:
+    table = board(judged(["d1", "d2", "d1", "d1", "d1"]))
+    assert table["set"].tolist() == [1, 1, 1, 2]
+    assert table["run"].tolist() == ["slow", "lean", "beaten", "best"]
+    assert table["rank"].tolist() == [1, 2, 3, 1]
+    assert table.query("pareto")["run"].tolist() == ["lean", "best"]
+    assert board(RUNS.assign(**{"tags.data_digest": ["d1", "d2", "d1", "d1", "d1"]}), data="d2")["run"].tolist() == [
+        "best"
+    ]
+
+
+def test_what_was_judged_in_sample_comes_last_however_good_and_many_it_is() -> None:
+    table = board(judged(["in1", "in1", "in1", "in1", "d1"]))
+    assert table["run"].tolist() == ["beaten", "best", "slow", "lean"]
+    assert table["rank"].tolist() == [1, 1, 2, 3]
+    unknown = board(judged(["in1", "in1", "", "", "d1"]))
+    assert unknown["run"].tolist() == ["beaten", "lean", "best", "slow"]
+    assert unknown["judged"].str.startswith("unknown").tolist() == [False, True, False, False]
+
+
+def test_of_the_honest_sets_the_largest_comes_first_and_only_what_varied_in_one_is_shown_with_it() -> None:
+    shown = "\n".join(compare.in_words(board(judged(["d1", "d2", "d2", "d2", "d2"])), 20, str))
+    assert "4 runs in 2 sets that have no common rank" in shown
+    first, second = shown.split("out of fold, 5 folds of seed 0, rows ")[1:]
+    assert first.startswith("d2: 3 runs")
+    assert second.startswith("d1: 1 run")
+    assert "params.alpha" in first
+    assert "params.alpha" not in second
+    few = "\n".join(compare.in_words(board(judged(["d1", "d2", "d2", "d2", "d2"])), 2, str))
+    assert "2 more runs in leaderboard.csv, 1 sets of them not shown at all; top=4 shows them" in few
+    assert "no common rank" not in "".join(compare.in_words(board(judged(["d1"] * 5)), 20, str))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +116,44 @@ def test_quality_is_drawn_against_speed_and_memory_with_a_colour_for_each_hardwa
     assert {text.get_text() for text in axes.texts} == {"best", "lean"}
 
 
+def test_every_set_of_several_runs_has_pictures_of_its_own() -> None:
+    figures = compare.figures(board(judged(["d2", "d2", "d1", "d1", "d3"])), "auc")
+    assert set(figures) == {"auc_by_samples_per_min", "auc_by_peak_rss_gb"}
+    pairs = compare.figures(board(judged(["d2", "d2", "in", "d1", "in"])), "auc")
+    assert set(pairs) == {
+        f"auc_by_{name}{end}" for name in ("samples_per_min", "peak_rss_gb") for end in ("", "_set_2")
+    }
+
+
+FEATURES = tiny.features(40)
+SAME, OTHER = (
+    ["--alpha=0.1", "--alpha=0.9", "--scorer=logistic", "--threshold=0.2"],
+    ["--folds=3", "--fold_seed=1", "--protocol=published", "--records=fewer.parquet", "--records=labels.parquet"],
+)
+
+
+def test_settings_that_only_detect_are_ranked_together_and_what_else_was_judged_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    FEATURES.to_parquet("features.parquet")
+    FEATURES[FEATURES["group"] != "r1"].to_parquet("fewer.parquet")
+    FEATURES.assign(label=FEATURES["label"].where(FEATURES["group"] != "r1", 0)).to_parquet("labels.parquet")
+
+    def of(word: str) -> str:
+        name, _, value = word.removeprefix("--").partition("=")
+        given = {"records": "features.parquet", "folds": "2"} | {name: value}
+        return run.execute(resolve(DETECT, given, hardware.load_profiles()), contract.silent).report.judged
+
+    same = {of(word) for word in SAME}
+    others = [of(word) for word in OTHER]
+    assert len(same) == 1
+    assert len({*same, *others}) == 1 + len(OTHER)
+    assert [word for word, text in zip(OTHER, others, strict=True) if text.startswith("in sample")] == [
+        "--protocol=published"
+    ]
+
+
 def test_tracked_runs_are_compared_from_the_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +166,9 @@ def test_tracked_runs_are_compared_from_the_shell(
         assert main(["detect", "--records", "features.parquet", "--folds", "2", "--alpha", alpha]) == 0
     capsys.readouterr()
     assert main(["compare", "--stage", "detect", "--top", "1"]) == 0
-    assert "2 runs; pictures in run" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "out of fold, 2 folds of seed 0, 40 responses of 80 spans, rows " in out
+    assert "2 runs; pictures in run" in out
     client = mlflow.MlflowClient()
     (kept,) = client.search_runs(["0"], "tags.kind = 'comparison'")
     assert {file.path for file in client.list_artifacts(kept.info.run_id)} == {"leaderboard.csv"}

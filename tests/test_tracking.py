@@ -73,6 +73,8 @@ def test_a_run_holds_settings_metrics_and_tags(client: mlflow.MlflowClient, exec
         "model_digest": "m1",
         "config_digest": result.digests["config"],
         "replayed": "true",
+        "judged": result.report.judged.rpartition(": ")[0],
+        "judged_digest": result.report.judged.rpartition(": ")[2],
         "origin.alpha": "given",
         "undefined.auc_task": "the data name no tasks",
     }

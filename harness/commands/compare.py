@@ -10,7 +10,7 @@ from harness.commands.arguments import named, typed
 from harness.commands.console import number
 from harness.running.settings import validate
 from harness.stage import BadInput, Stage, suggest
-from harness.tracking.compare import CompareOptions, figures, leaderboard
+from harness.tracking.compare import CompareOptions, figures, in_words, leaderboard
 from harness.tracking.runs import listed, tracked
 
 
@@ -21,8 +21,8 @@ def compare(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int
         raise BadInput(f"compare has no option {unknown[0]}; {suggest(unknown[0], CompareOptions.model_fields)}")
     options = validate(CompareOptions, stage, settings, dict.fromkeys(settings, "given"))
     table = leaderboard(listed(options.tags(stage.name)), stage, options)
-    shown = table.drop(columns="run_id").head(options.top)
-    print(shown.to_string(index=False, float_format=number, na_rep="-"))
+    for part in in_words(table, options.top, number):
+        print(part)
     with tracked(stage.name, "comparison", name=f"compare {stage.name}") as tracked_run:
         tracked_run.record_table("leaderboard", table)
         tracked_run.record_files(figures(table, options.metric or stage.metrics[0].name), {})

@@ -44,6 +44,7 @@ class Result:
             "stage": self.plan.stage.name,
             "metrics": self.report.metrics,
             "undefined": self.report.undefined,
+            "judged": self.report.judged,
             **self.audit.as_json(),
             "params": {name: {"value": value, "origin": self.plan.origins[name]} for name, value in settings.items()},
             "cost": vars(cost) | speeds(cost.metrics()) if cost else None,
@@ -173,6 +174,12 @@ def _require_writable(name: str, path: str | None) -> None:
     folder = next(parent for parent in target.parents if parent.exists())
     if target.is_dir() or not folder.is_dir() or not os.access(target if target.exists() else folder, os.W_OK):
         raise BadInput(f"{name} = {path}: cannot be written; a file in a folder that allows it is needed")
+
+
+def judged_tags(judged: str) -> dict[str, str]:
+    """Tags that tell which runs have a common rank, from what a report says of it; none where it says nothing."""
+    protocol, colon, content = judged.rpartition(": ")
+    return {"judged": protocol, "judged_digest": content} if colon else {}
 
 
 def digest(content: Any) -> str:

@@ -1,20 +1,21 @@
-"""Leaderboards over tracked runs: quality beside speed, memory and audit, and which runs no other beats."""
+"""Leaderboards over tracked runs: quality beside speed, memory and audit, and which of those alike no other beats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from harness.measuring import cost
-from harness.stage import BadInput, Direction, Params, Stage, suggest
+from harness.stage import IN_SAMPLE, BadInput, Direction, Params, Stage, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+_UNKNOWN = "unknown rows, by runs before this was noted down"
 _NO_SETTINGS = {"params.hardware"}  # has a column of its own
 
 
@@ -27,7 +28,6 @@ class CompareOptions(Params):
     kind: Literal["run", "trial"] = Field("run", description="single runs, or trials of sweeps (study implies trial)")
     metric: str | None = Field(None, description="rank by this metric (unset: the stage's first)")
     top: int = Field(20, ge=1, le=10_000, description="rows to print")
-    across_data: bool = Field(False, description="rank runs on different data, which says little about settings")
 
     def tags(self, stage: str) -> dict[str, str]:
         """Tags that the runs must have."""
@@ -36,10 +36,14 @@ class CompareOptions(Params):
 
 
 def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOptions) -> pd.DataFrame:
-    """Finished runs, best first; BadInput where there are none, or their data differ and that was not asked for.
+    """Finished runs, those of one `set` together and best first; BadInput where there are none.
 
+    A set are runs judged on the same rows by the same protocol: only they have a rank and a front in common.  The
+    largest comes first, then runs that do not tell, and last what was judged in sample, which flatters.
     `runs` has a row a run, with columns run_id, name, status, metrics.…, params.… and tags.…, as MLflow lists them.
     """
+    import pandas as pd
+
     metric = options.metric or stage.metrics[0].name
     directions = {known.name: known.direction for known in stage.metrics} | cost.directions()
     if metric not in directions:
@@ -53,32 +57,66 @@ def leaderboard(runs: pd.DataFrame, stage: Stage[Any, Any], options: CompareOpti
             runs = runs[_tag(runs, "data_digest").str.startswith(options.data)]
     if column not in runs or runs.empty:
         raise BadInput(f"compare: no finished run of {stage.name} with {metric} fits; python -m harness {stage.name}")
-    digests = runs["tags.data_digest"].fillna("unknown").unique() if "tags.data_digest" in runs else ["unknown"]
-    if len(digests) > 1 and not options.across_data:
-        raise BadInput(
-            f"compare: these {len(runs)} runs are on {len(digests)} different data sets, which have no common rank;"
-            f" data= one of {', '.join(digest[:10] for digest in digests[:5])}, or across_data=true"
-        )
+    sets = [own for _, own in runs.groupby(_tag(runs, "judged_digest"))]
+    boards = [_ranked(own, metric, directions).assign(set=i) for i, own in enumerate(sorted(sets, key=_place), 1)]
+    table = pd.concat(boards, ignore_index=True)
+    settings = [name for name in table if str(name).startswith("params.")]
+    return table[[*table.columns.drop([*settings, "judged", "set", "run_id"]), *settings, "judged", "set", "run_id"]]
+
+
+def _place(runs: pd.DataFrame) -> tuple[bool, bool, int, str]:
+    """Where a set of runs stands among others: what is believed least comes last, else the largest comes first."""
+    protocol = _protocol(runs)
+    return protocol.startswith(IN_SAMPLE), protocol == _UNKNOWN, -len(runs), str(_tag(runs, "judged_digest").iloc[0])
+
+
+def _protocol(runs: pd.DataFrame) -> str:
+    protocol, digest = (str(_tag(runs, name).iloc[0]) for name in ("judged", "judged_digest"))
+    return f"{protocol}, rows {digest[:6]}" if digest else _UNKNOWN
+
+
+def _ranked(runs: pd.DataFrame, metric: str, directions: Mapping[str, Direction]) -> pd.DataFrame:
+    """Runs that have a common rank, best first, with what differs between them and which of them no other beats."""
+    column = f"metrics.{metric}"
     ranked = runs.sort_values(column, ascending=directions[metric] == "minimize", kind="stable", ignore_index=True)
     low, high = f"{column}_low", f"{column}_high"
     shown: dict[str, Any] = {"rank": ranked.index + 1, "run": ranked["name"], metric: ranked[column]}
     shown |= {name.removeprefix("metrics."): ranked[name] for name in (low, high) if name in ranked}
     shown |= {axis.name: ranked[f"metrics.{axis.name}"] for axis in _axes() if f"metrics.{axis.name}" in ranked}
     shown |= {name: ranked[f"tags.{name}"] for name in ("hardware", "audit", "replayed") if f"tags.{name}" in ranked}
-    varied = [
-        name
+    shown |= {
+        name: ranked[name]
         for name in map(str, ranked)
         if name.startswith("params.") and name not in _NO_SETTINGS and ranked[name].nunique(dropna=False) > 1
-    ]
-    shown |= {name: ranked[name] for name in varied}
-    shown |= {"data": ranked["tags.data_digest"].str[:10]} if len(digests) > 1 else {}
-    table = ranked[["run_id"]].assign(**shown)[[*shown, "run_id"]]
+    }
+    table = ranked[["run_id"]].assign(**shown, judged=_protocol(runs))[[*shown, "judged", "run_id"]]
     return table.assign(pareto=_front(table, metric, directions))
+
+
+def in_words(table: pd.DataFrame, top: int, number: Callable[[float], str]) -> Iterator[str]:
+    """The first rows of a leaderboard, each set of runs by itself, as a person reads them; `number` writes a figure."""
+    sizes = table["set"].value_counts().sort_index()
+    if len(sizes) > 1:
+        yield (
+            f"{len(table)} runs in {len(sizes)} sets that have no common rank: what was judged differs (rows, labels),"
+            " or the protocol by which it was"
+        )
+    shown = table.head(top)
+    for place, rows in shown.groupby("set"):
+        runs = "1 run" if sizes[place] == 1 else f"{sizes[place]} runs"
+        yield f"\n{rows['judged'].iloc[0]}: {runs}"
+        told = rows.drop(columns=["set", "judged", "run_id"]).dropna(axis=1, how="all")
+        yield told.to_string(index=False, float_format=number, na_rep="-")
+    if len(shown) < len(table):
+        unseen = len(sizes) - shown["set"].nunique()
+        yield f"\n{len(table) - len(shown)} more runs in leaderboard.csv" + (
+            f", {unseen} sets of them not shown at all; top={len(table)} shows them" if unseen else ""
+        )
 
 
 def _tag(runs: pd.DataFrame, name: str) -> pd.Series[str]:
     """A tag of each run, empty where it has none."""
-    return runs.reindex(columns=[f"tags.{name}"])[f"tags.{name}"].fillna("").astype(str)
+    return runs.reindex(columns=[f"tags.{name}"])[f"tags.{name}"].astype(object).fillna("").astype(str)
 
 
 def _axes() -> list[cost.CostMetric]:
@@ -95,11 +133,18 @@ def _front(table: pd.DataFrame, metric: str, directions: Mapping[str, Direction]
 
 
 def figures(table: pd.DataFrame, metric: str) -> dict[str, Callable[[], Figure]]:
-    """Quality against speed and against memory."""
-    known = [
-        axis.name for axis in _axes() if axis.name in table.columns.drop(metric) and table[axis.name].notna().any()
-    ]
-    return {f"{metric}_by_{name}": partial(_scatter, table, metric, name) for name in known}
+    """Quality against speed and against memory, a picture each for every set of runs that has more than one."""
+    drawn: dict[str, Callable[[], Figure]] = {}
+    for place, rows in table.groupby("set"):
+        known = [axis.name for axis in _axes() if axis.name in rows.columns.drop(metric)]
+        suffix = "" if place == 1 else f"_set_{place}"
+        if place == 1 or len(rows) > 1:
+            drawn |= {
+                f"{metric}_by_{name}{suffix}": partial(_scatter, rows, metric, name)
+                for name in known
+                if rows[name].notna().any()
+            }
+    return drawn
 
 
 def _scatter(table: pd.DataFrame, metric: str, against: str) -> Figure:
@@ -117,7 +162,7 @@ def _scatter(table: pd.DataFrame, metric: str, against: str) -> Figure:
         axes.annotate(
             str(row["run"]), (row[against], row[metric]), textcoords="offset points", xytext=(7, 5), fontsize=8
         )
-    axes.set(xlabel=against, ylabel=metric, title=f"{metric} against {against}")
+    axes.set(xlabel=against, ylabel=metric, title=f"{metric} against {against}\n{table['judged'].iloc[0]}")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from harness.running.audit import Audit
 from harness.running.records import write_records
-from harness.running.run import Result, write_json
+from harness.running.run import Result, judged_tags, write_json
 from harness.running.settings import Plan
 from harness.stage import BadInput, one_line
 
@@ -314,6 +314,7 @@ def _tags(result: Result) -> dict[str, str]:
         "commit": result.environment["commit"],
     }
     tags |= {name: "true" for name in ("hardware_unchecked", "profile") if getattr(plan.options, name)}
+    tags |= judged_tags(result.report.judged)
     tags |= {f"{name}_digest": digest for name, digest in result.digests.items()}
     tags |= {f"undefined.{name}": reason for name, reason in result.report.undefined.items()}
     return tags | {"mlflow.note.content": _note(result.audit)}

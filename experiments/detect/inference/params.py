@@ -4,8 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from harness.stage import Params
+from harness.stage import Decides, Params
 
+_SAMPLES = Decides("which samples are judged")
+_ROWS = Decides("what one record is, and so which labels there are")
 # "all", or layer.head pairs such as "3.0,3.7,5.2"
 HEADS = r"\d+\.\d+(,\d+\.\d+)*"
 
@@ -14,18 +16,24 @@ class DetectInfer(Params):
     """What decides the records: model, data, and how ECS and PKS are read."""
 
     model: str = Field("builtin", description="language model: `builtin`, a folder, or a Hugging Face name")
-    dataset: str = Field("builtin", description="`builtin`, a RAGTruth folder, or a JSONL of own data")
-    generator: str | None = Field(None, description="RAGTruth: keep the responses of this model only")
-    split: str | None = Field(None, description="keep the samples of this split only")
-    task: str | None = Field(None, description="keep the samples of this task type only")
-    limit: int | None = Field(None, ge=1, description="keep the first so many samples")
+    dataset: Annotated[str, _SAMPLES] = Field(
+        "builtin", description="`builtin`, a RAGTruth folder, or a JSONL of own data"
+    )
+    generator: Annotated[str | None, _SAMPLES] = Field(
+        None, description="RAGTruth: keep the responses of this model only"
+    )
+    split: Annotated[str | None, _SAMPLES] = Field(None, description="keep the samples of this split only")
+    task: Annotated[str | None, _SAMPLES] = Field(None, description="keep the samples of this task type only")
+    limit: Annotated[int | None, _SAMPLES] = Field(None, ge=1, description="keep the first so many samples")
     prompt_chars: int | None = Field(None, ge=1, description="cut longer prompts here (published ReDeEP: 12000)")
     max_sequence_length: int | None = Field(
         None, ge=16, description="tokens; longer prompts are cut at their end (unset: the model's window)"
     )
     chat_template: bool = Field(True, description="put the prompt through the tokenizer's chat template if it has one")
-    level: Literal["chunk", "token"] = Field("chunk", description="one record a response span, or one a token")
-    span_chars: int = Field(
+    level: Annotated[Literal["chunk", "token"], _ROWS] = Field(
+        "chunk", description="one record a response span, or one a token"
+    )
+    span_chars: Annotated[int, _ROWS] = Field(
         0, ge=0, le=100_000, description="join sentences into spans of up to so many characters (0: one a span)"
     )
     pks: Literal["jsd", "published"] = Field(

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from experiments.detect.inference.params import HEADS
-from harness.stage import Params
+from harness.stage import IN_SAMPLE, Decides, Params
 
 
 class DetectScore(Params):
     """What turns records into a detector and judges it."""
 
-    protocol: Literal["crossfit", "published"] = Field(
+    protocol: Annotated[Literal["crossfit", "published"], Decides("by whom responses are judged")] = Field(
         "crossfit", description="choose on training folds and judge out of fold, or fit and judge on all (published)"
     )
     scorer: Literal["linear", "logistic", "ensemble"] = Field(
@@ -30,5 +30,16 @@ class DetectScore(Params):
     threshold: Literal["auto"] | Annotated[float, Field(ge=-20, le=20)] = Field(
         "auto", description="score called hallucinated; auto: F1-best in training"
     )
-    folds: int = Field(5, ge=2, le=50, description="cross-fitting folds, grouped by prompt and stratified by label")
-    fold_seed: int = Field(0, ge=0, lt=2**32, description="seed of folds and bootstrap")
+    folds: Annotated[int, Decides("how much is learnt from")] = Field(
+        5, ge=2, le=50, description="cross-fitting folds, grouped by prompt and stratified by label"
+    )
+    fold_seed: Annotated[int, Decides("which folds are judged")] = Field(
+        0, ge=0, lt=2**32, description="seed of folds and bootstrap"
+    )
+
+    @property
+    def judging(self) -> str:
+        """The protocol in words."""
+        return (
+            IN_SAMPLE if self.protocol == "published" else f"out of fold, {self.folds} folds of seed {self.fold_seed}"
+        )

@@ -15,7 +15,7 @@ from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import Columns, Responses, read_responses
 from experiments.judging import Judge
 from experiments.protocols import Way
-from harness.stage import Late, Records, Report, Undefined
+from harness.stage import HELD_OUT, Late, Records, Report, Undefined, judged_on
 
 _FIGURES = "experiments.detect.scoring.figures"
 
@@ -23,7 +23,7 @@ _FIGURES = "experiments.detect.scoring.figures"
 def score(records: Records, params: DetectScore) -> Report:
     """Judge the detector on `records`, by the protocol chosen, and say how much the published one flatters."""
     judges = _judges(read_responses(records.frame), params)
-    report = _report(judges[params.protocol])
+    report = _report(judges[params.protocol], params.judging)
     report.measure("auc_in_sample", lambda: judges["published"].auc(SCORE))
     report.measure("auc_out_of_fold", lambda: judges["crossfit"].auc(SCORE))
     report.measure("optimism", lambda: _difference(report, "auc_in_sample", "auc_out_of_fold"))
@@ -33,7 +33,7 @@ def score(records: Records, params: DetectScore) -> Report:
 def held_out(train: Records, test: Records, params: DetectScore) -> Report:
     """Judge on `test` the detector fitted, threshold included, on `train`."""
     seen, cases = read_responses(train.frame), read_responses(test.frame)
-    return _report(_judge(cases, partial(protocols.held_out, seen, cases), params))
+    return _report(_judge(cases, partial(protocols.held_out, seen, cases), params), HELD_OUT)
 
 
 def figures_of(cases: Responses, params: DetectScore, names: Collection[str]) -> dict[str, float]:
@@ -65,9 +65,12 @@ def _judge(cases: Responses, way: Way[Responses], params: DetectScore) -> Judge[
     return Judge(cases, way, lambda train: fit(train, params), rule(params), absent=absent)
 
 
-def _report(judge: Judge[Responses]) -> Report:
+def _report(judge: Judge[Responses], protocol: str) -> Report:
     """What can be said of a judged detector."""
-    report = Report()
+    cases = judge.cases
+    # By spans, which responses follow from, and which are judged as well.
+    rows = f"{protocol}, {len(cases.labels)} responses of {len(cases.label)} spans"
+    report = Report(judged=judged_on(rows, cases.groups[cases.response], cases.label))
     for metric, name in (("auc", SCORE), ("auc_ecs", "ecs"), ("auc_pks", "pks")):
         judge.measure_auc(report, metric, name)
         judge.measure_p(report, metric, name, part=name != SCORE)

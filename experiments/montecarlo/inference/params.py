@@ -4,10 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.stage import Params
+from harness.stage import Decides, Params
 
 PREFIX = "u_"  # of the columns that hold a statistic of the passes
 ORIGINAL, BLURRED, DOWNSAMPLED = "original", "blur", "downsample"  # what is in the column `variant`
+_IMAGES = Decides("which images are judged")
 PASSES = r"^\d+(,\d+)*$"
 
 
@@ -21,11 +22,13 @@ class MontecarloInfer(Params):
     pretrained: str | None = Field(
         None, description="open_clip names: the tag of the weights, or a file that holds them"
     )
-    images: str = Field("builtin", description="`builtin`, a folder, a tree of one folder a class, or a .txt list")
-    caption: str | None = Field(
+    images: Annotated[str, _IMAGES] = Field(
+        "builtin", description="`builtin`, a folder, a tree of one folder a class, or a .txt list"
+    )
+    caption: Annotated[str | None, Decides("which zero-shot answers are wrong, and so the labels of error")] = Field(
         None, description="zero-shot caption, {} being the class (unset: `a photo of a {}`, digits have their own)"
     )
-    keep: int | None = Field(None, ge=1, description="keep so many images, evenly spread over all")
+    keep: Annotated[int | None, _IMAGES] = Field(None, ge=1, description="keep so many images, evenly spread over all")
     dropout: float = Field(0.01, gt=0, le=0.9, description="probability that dropout sets an entry to 0")
     sites: str = Field(
         "mlp-down",
@@ -42,7 +45,9 @@ class MontecarloInfer(Params):
         "4,16,64", description="T: numbers of passes; the smaller ones are the first passes of the largest"
     )
     mc_trials: int = Field(10, ge=2, le=1000, description="K: independent trials of so many passes each")
-    ablation: int = Field(100, ge=0, le=10**6, description="images that are also computed blurred and downsampled")
+    ablation: Annotated[int, Decides("which images are judged blurred and downsampled")] = Field(
+        100, ge=0, le=10**6, description="images that are also computed blurred and downsampled"
+    )
     batch_images: int = Field(64, ge=1, le=10**5, description="images computed at once")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="below fp32: autocast; statistics are accumulated in fp64 always"

@@ -26,7 +26,7 @@ from experiments.montecarlo.scoring.reliability import (
     prediction_gap_shown,
 )
 from experiments.protocols import Rule, Words
-from harness.stage import BadInput, Late, Records, Report, Undefined
+from harness.stage import BadInput, Late, Records, Report, Undefined, judged_on
 
 _COLOURS = {"uncertainty": "#c8553d", "entropy": "#3b76af"}
 _FIGURES = "experiments.montecarlo.scoring.figures"
@@ -91,7 +91,9 @@ def observe(records: Records, params: MontecarloScore) -> tuple[Observed, int]:
 def score(records: Records, params: MontecarloScore) -> Report:
     """Judge the uncertainty that `params` name: its reliability, its validity, what blur does to it."""
     observed, passes = observe(records, params)
-    report = Report()
+    images = observed.images
+    classes = images["label"] if observed.has("label") else ["unknown"] * len(images)
+    report = Report(judged=judged_on(f"{params.judging}, {len(images)} images", images.index, classes))
     trials = observed.trials(params.statistic, passes)
     _measure_reliability(report, observed, trials, passes, params)
     _measure_scaling(report, observed, params)

@@ -1,48 +1,58 @@
 """The settings of `rag`, each declared once: command line, search space, cache key and tables follow from here."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.stage import Params
+from harness.stage import Decides, Params
 
+_QUESTIONS = Decides("which answers are judged")
+_ANSWERS = Decides("what is answered, and so the labels")
 TIERS = {"high": 0.8, "medium": 0.5, "low": 0.2}  # share of a context's passages that are relevant
 
 
 class RagInfer(Params):
     """What decides the records: data, retrieval, the model that answers, and what the detectors read."""
 
-    dataset: str = Field(
+    dataset: Annotated[str, _QUESTIONS] = Field(
         "builtin",
         description="`builtin`, a folder of passages.jsonl and questions.jsonl, or a HaluEval-style JSONL of answers",
     )
-    limit: int | None = Field(None, ge=1, description="keep the first so many questions")
-    label: Literal["auto", "answers", "given"] = Field(
+    limit: Annotated[int | None, _QUESTIONS] = Field(None, ge=1, description="keep the first so many questions")
+    label: Annotated[Literal["auto", "answers", "given"], Decides("what counts as hallucinated")] = Field(
         "auto", description="hallucinated: as the data say (given), or no accepted answer in it (answers); auto: given"
         " where the data do")  # fmt: skip
-    retriever: Literal["bm25", "dense", "hybrid"] = Field(
+    retriever: Annotated[Literal["bm25", "dense", "hybrid"], _ANSWERS] = Field(
         "bm25", description="what ranks passages: words, sentence embeddings, or both by reciprocal rank"
     )
-    bm25_k1: float = Field(1.5, ge=0, le=10, description="BM25: how soon a repeated word stops counting")
-    bm25_b: float = Field(0.75, ge=0, le=1, description="BM25: how much long passages are held back")
+    bm25_k1: Annotated[float, _ANSWERS] = Field(
+        1.5, ge=0, le=10, description="BM25: how soon a repeated word stops counting"
+    )
+    bm25_b: Annotated[float, _ANSWERS] = Field(
+        0.75, ge=0, le=1, description="BM25: how much long passages are held back"
+    )
     encoder: str | None = Field(
         None,
         description="sentence-transformers folder or name: ranks passages when dense, and is a detector of its own",
     )
-    k: int = Field(10, ge=1, le=100, description="passages in a context")
-    tier: Literal["all", "high", "medium", "low", "retrieved"] = Field(
+    k: Annotated[int, _ANSWERS] = Field(10, ge=1, le=100, description="passages in a context")
+    tier: Annotated[Literal["all", "high", "medium", "low", "retrieved"], _ANSWERS] = Field(
         "all", description="80, 50 or 20 % of the k passages relevant; all three; or the k retrieved, as they are"
     )
-    distractors: Literal["random", "hard"] = Field(
+    distractors: Annotated[Literal["random", "hard"], _ANSWERS] = Field(
         "random", description="irrelevant passages: any, or those ranked highest"
     )
-    model: str = Field(
+    model: Annotated[str, _ANSWERS] = Field(
         "builtin", description="model that answers: `builtin`, a folder, a hub name, or a name at `endpoint`"
     )
-    endpoint: str | None = Field(None, description="OpenAI-compatible address that answers; unset: the model runs here")
+    endpoint: Annotated[str | None, _ANSWERS] = Field(
+        None, description="OpenAI-compatible address that answers; unset: the model runs here"
+    )
     precision: Literal["fp32", "bf16", "fp16", "int8", "nf4", "fp4"] = Field("fp32", description="weights' precision")
-    chat_template: bool = Field(True, description="put the prompt through the tokenizer's chat template if it has one")
-    max_new_tokens: int = Field(64, ge=1, le=4096, description="tokens of an answer at most")
+    chat_template: Annotated[bool, _ANSWERS] = Field(
+        True, description="put the prompt through the tokenizer's chat template if it has one"
+    )
+    max_new_tokens: Annotated[int, _ANSWERS] = Field(64, ge=1, le=4096, description="tokens of an answer at most")
     batch_size: int = Field(16, ge=1, le=4096, description="answers generated at once")
     nli: str = Field(
         "builtin", description="cross-encoder for inference: `builtin` (knows no English), a folder, a hub name"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from experiments.rag.detectors import DETECTORS, FUSED
-from harness.stage import OneOf, Params
+from harness.stage import Decides, OneOf, Params
 
 
 class RagScore(Params):
@@ -33,5 +33,14 @@ class RagScore(Params):
         "auto",
         description="score of `detector` called hallucinated; auto, and the others': F1-best in training",
     )
-    folds: int = Field(5, ge=2, le=50, description="cross-fitting folds, grouped by question and stratified by label")
-    fold_seed: int = Field(0, ge=0, lt=2**32, description="seed of folds and bootstrap")
+    folds: Annotated[int, Decides("how much is learnt from")] = Field(
+        5, ge=2, le=50, description="cross-fitting folds, grouped by question and stratified by label"
+    )
+    fold_seed: Annotated[int, Decides("which folds are judged")] = Field(
+        0, ge=0, lt=2**32, description="seed of folds and bootstrap"
+    )
+
+    @property
+    def judging(self) -> str:
+        """The protocol in words."""
+        return f"out of fold, {self.folds} folds of seed {self.fold_seed}"

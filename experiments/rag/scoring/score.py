@@ -17,7 +17,7 @@ from experiments.protocols import Way
 from experiments.rag.detectors import DETECTORS, FUSED, colours
 from experiments.rag.scoring.answers import Answers, fit, names, read_answers, rule
 from experiments.rag.scoring.params import RagScore
-from harness.stage import Late, Records, Report, Undefined
+from harness.stage import HELD_OUT, Late, Records, Report, Undefined
 
 _FIGURES = "experiments.rag.scoring.figures"
 _BY_TIER = ("auc", "f1", "precision", "recall", "ece", "ece_calibrated")
@@ -26,13 +26,15 @@ _BY_TIER = ("auc", "f1", "precision", "recall", "ece", "ece_calibrated")
 def score(records: Records, params: RagScore) -> Report:
     """Judge each detector out of fold, beside what trivial predictors reach."""
     answers = read_answers(records.frame, params)
-    return _report(records.frame, _judge(answers, partial(protocols.out_of_fold, answers), params), params)
+    judge = _judge(answers, partial(protocols.out_of_fold, answers), params)
+    return _report(records.frame, judge, params, params.judging)
 
 
 def held_out(train: Records, test: Records, params: RagScore) -> Report:
     """Judge on `test` by a fusion, thresholds and baselines learnt from `train`."""
     seen, answers = read_answers(train.frame, params), read_answers(test.frame, params)
-    return _report(test.frame, _judge(answers, partial(protocols.held_out, seen, answers), params), params)
+    judge = _judge(answers, partial(protocols.held_out, seen, answers), params)
+    return _report(test.frame, judge, params, HELD_OUT)
 
 
 def score_many(records: Records, params: Sequence[RagScore], metrics: Collection[str]) -> pd.DataFrame:
@@ -95,9 +97,13 @@ def _degradation(judge: Judge[Answers], name: str) -> float:
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def _report(frame: pd.DataFrame, judge: Judge[Answers], params: RagScore) -> Report:
+def _report(frame: pd.DataFrame, judge: Judge[Answers], params: RagScore, protocol: str) -> Report:
     """What can be said of every detector, the chosen one first."""
-    report, answers, measures = Report(), judge.cases, _measures(params)
+    report, answers, measures = (
+        Report(judged=judge.judged_on(protocol, params.detector)),
+        judge.cases,
+        _measures(params),
+    )
     _measure(report, judge, measures, params.detector, "")
     report.measure("auc_in_tier", partial(_auc_in_tier, judge, params.detector))
     report.measure_ends("auc_in_tier", lambda: judge.mean_interval(params.detector, answers.tiers))
