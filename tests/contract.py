@@ -206,6 +206,19 @@ class StageContract:
             assert {stem(aim) for aim in loaded.objectives} <= figures, name
             assert {stem(constraint.metric) for constraint in loaded.constraints} <= figures, name
 
+    def test_what_decides_by_what_is_judged_is_searched_by_no_space_that_ships_and_cannot_be(
+        self, stage: Stage[Any, Any], tmp_path: Path
+    ) -> None:
+        decide = stage.infer_params.yardstick() | stage.score_params.yardstick()
+        for name in (name for name, of_stage in shipped_spaces().items() if of_stage == stage.name):
+            assert not space.load(name, stage, {"peak_rss_gb": 16, "peak_device_gb": 16}).searched.keys() & decide
+        assert decide, "every stage has settings that select its data"
+        for name in decide:
+            for values in ("[1, 2]", "{low: 1, high: 2}"):
+                (tmp_path / "own.yaml").write_text(f"stage: {stage.name}\nfields:\n  {name}: {values}\n")
+                with pytest.raises(BadInput, match=f"own.yaml, line 3: {name} decides {decide[name]}, so its values"):
+                    space.load(str(tmp_path / "own.yaml"), stage, {})
+
     def test_bad_input_is_one_line(self, stage: Stage[Any, Any], example: Example, settings: dict[str, Any]) -> None:
         fields = {**stage.infer_params.model_fields, **stage.score_params.model_fields}
         narrow = [name for name, field in fields.items() if field.annotation not in {str, str | None}]

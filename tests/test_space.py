@@ -54,6 +54,8 @@ def test_a_grid_varies_what_is_expensive_in_the_outer_loop(tmp_path: Path) -> No
         ("stage: detect\nfields:\n  alpha: {low: 0.1, hi: 1}\n", "line 3: alpha: hi is not a part of a range; low, h"),
         ("stage: detect\nfields:\n  alpha: {low: 0.1}\n", "line 3: alpha: high = None: a range needs numbers"),
         ("stage: detect\nfields:\n  alpha: {low: a, high: 1}\n", "line 3: alpha: low = a: a range needs numbers"),
+        ("stage: detect\nfields:\n  task: [QA, chat]\n", "line 3: task decides which samples are judged, so its values"
+            " have no common rank and cannot be searched; give it one value, sweep once for each (-P task=…), then co"),
         ("stage: detect\nfields:\n  select: []\n", "line 3: select: the list is empty"),
         ("stage: detect\nfields:\n  select: [auc, auc]\n", "line 3: select: auc stands there twice"),
         ("stage: detect\nfields:\n  select: [auc, luck]\n", "line 3: select = luck: must be 'auc' or 'mutual_info'"),

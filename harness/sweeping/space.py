@@ -178,6 +178,7 @@ class _Reader:
         self._path, self._node, self._stage = path, node, stage
         models: tuple[type[Params], ...] = (stage.infer_params, stage.score_params)
         self._models = {name: model for model in models for name in model.model_fields}
+        self._decide = {name: what for model in models for name, what in model.yardstick().items()}
         self._directions = {metric.name: metric.direction for metric in stage.metrics} | cost.directions()
 
     def fail(self, place: tuple[Any, ...], message: str) -> NoReturn:
@@ -208,6 +209,12 @@ class _Reader:
             place = ("fields", name)
             if name not in self._models:
                 self.fail(place, f"{self._stage.name} has no setting {name}; {suggest(name, self._models)}")
+            if name in self._decide and isinstance(value, dict | list):
+                self.fail(
+                    place,
+                    f"{name} decides {self._decide[name]}, so its values have no common rank and cannot be searched;"
+                    f" give it one value, sweep once for each (-P {name}=…), then compare",
+                )
             if isinstance(value, dict):
                 searched[name] = self._range(place, value)
             elif isinstance(value, list):
