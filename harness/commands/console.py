@@ -85,7 +85,7 @@ def show_trials(planned: Sweep, trials: list[Trial]) -> None:
 
     failed = sum(trial.values is None for trial in trials)
     more = "; the same command goes on from here" if len(trials) < planned.total else ""
-    print(f"\n{len(trials)} of {planned.total} trials, {failed} failed{more}")
+    print(f"\n{len(trials)} of {planned.total} trials, {failed} failed{more}; the best of many values flatter")
     for trial in pareto(trials, planned)[:10]:
         values = ", ".join(
             f"{name} {number(value)}" for name, value in zip(planned.space.objectives, trial.values or (), strict=True)

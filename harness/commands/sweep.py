@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from harness.commands.arguments import named, typed
@@ -32,7 +33,7 @@ def sweep(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
         print(f"study {planned.name} in {planned.options.storage}" + (f": {why}" if why else ""))
         children = _search(study, tracked_run)
         trials = study.trials()
-        conclusion = conclude(planned, trials, study.evaluator, study.look(len(trials)), progress)
+        conclusion = conclude(planned, trials, study.evaluator, partial(study.look, len(trials)), progress)
         children.mark("pareto", {trial.number for trial in front.pareto(trials, planned)})
         children.mark("winner", {conclusion.winner.number} if conclusion.winner else set())
         _record(tracked_run, study, conclusion)

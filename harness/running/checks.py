@@ -335,7 +335,9 @@ BESIDE_CHECKS = (
     "holdout_seen_again",
     "holdout_undefined",
     "holdout_interval_wide",
+    "holdout_chance",
+    "holdout_trivial",
     "default_failed",
+    "default_elsewhere",
     "no_gain",
-    "gain_in_interval",
 )

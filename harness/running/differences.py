@@ -7,6 +7,7 @@ infinitesimal jackknife: Efron and Tibshirani 1993, chapter 22).  What two figur
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from harness.stage import Report, Undefined
@@ -83,3 +84,18 @@ def lead(report: Report, name: str, other: str) -> tuple[bool, str]:
     except Undefined:
         return False, ""
     return high < 0, f" ({value:+.3f}, {low:+.3f} to {high:+.3f})"
+
+
+def apart(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float, float]:
+    """A figure less another that was judged on other groups, with the ends of its interval; both come with theirs.
+
+    MOVER (Zou and Donner 2008, equation 2): each end is as far off as the two ends that make it, at right angles.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+    return a - b, a - b - math.hypot(a - a_low, b_high - b), a - b + math.hypot(a_high - a, b - b_low)
+
+
+def turned(figure: tuple[float, float, float]) -> tuple[float, float, float]:
+    """A figure with the ends of its interval, the other way round."""
+    value, low, high = figure
+    return -value, -high, -low

@@ -66,6 +66,11 @@ class Sweep:
         aims = self.space.objectives.values()
         return ["maximize" if aim == "maximize" else "minimize" for aim in aims]
 
+    @property
+    def first(self) -> tuple[str, str]:
+        """The objective that is concluded by, and its direction."""
+        return next(iter(self.space.objectives.items()))
+
     @cached_property
     def objective(self) -> Objective:
         """What trials have in common; they must yield the objectives and what constraints bound."""

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial, reduce
 from pathlib import Path
@@ -32,7 +32,7 @@ from harness.sweeping.planning import Sweep
 from harness.sweeping.samplers import Nothing
 from harness.sweeping.trial import Evaluator, Outcome, Trial
 
-VERSION = 1  # of what a study holds; a program older than a study must leave it alone
+VERSION = 2  # of what a study holds; a program older than a study must leave it alone
 
 
 class Study:
@@ -52,11 +52,16 @@ class Study:
     def parent(self, run_id: str) -> None:
         self.stored.set_user_attr("parent_run", run_id)
 
-    def look(self, trials: int) -> int:
-        """Note down that the holdout is looked at after so many trials: at how many stages it has been."""
-        stages = sorted({*self.stored.user_attrs.get("holdout_looked_at", []), trials})
-        self.stored.set_user_attr("holdout_looked_at", stages)
-        return len(stages)
+    def look(self, trials: int, held: str) -> tuple[int, int]:
+        """Note down that the rows `held` are looked at after so many trials: how often they have been, by how many.
+
+        All studies of the store count, whichever space they search: what is held out is the same.
+        """
+        mine = dict(self.stored.user_attrs.get("looks", {}))
+        mine[held] = sorted({*mine.get(held, []), trials})
+        self.stored.set_user_attr("looks", mine)
+        looks = [study.user_attrs.get("looks", {}).get(held, []) for study in self._storage.get_all_studies()]
+        return sum(map(len, looks)), sum(map(bool, looks))
 
     def trials(self) -> list[Trial]:
         """Every finished trial."""
@@ -75,7 +80,9 @@ class Study:
         for number in range(min(first, len(finished))):
             mirror.add_trial(finished[number])
         failed = sum(row.state == TrialState.FAIL for row in finished.values())
-        best = reduce(partial(better, sweep), self.trials(), None)
+        before = self.trials()
+        best = reduce(partial(better, sweep), before, None)
+        reference = next((trial.outcome for trial in before if trial.values is not None), None)
         with progress(total, "sweep", "trials", min(len(finished), total)) as advance:
             advance(0, _note(sweep, best, failed))
             for start in range(first, total, size):
@@ -83,7 +90,9 @@ class Study:
                 asked = {number: asking.ask(sweep, mirror, number) for number in block}
                 outcomes = self._evaluate(asked, rows, engine, progress)
                 for number, trial in asked.items():
-                    done = self._tell(mirror, trial, outcomes[number], rows.get(number))
+                    outcome = outcomes[number].beside(reference)
+                    reference = reference or (outcome if outcome.reason is None else None)
+                    done = self._tell(mirror, trial, outcome, rows.get(number))
                     if number in finished:
                         continue
                     report(done)
@@ -181,7 +190,7 @@ def _all_in(finished: Mapping[int, Any], start: int, size: int) -> bool:
 
 def _note(sweep: Sweep, best: Trial | None, failed: int) -> str:
     name = next(iter(sweep.space.objectives))
-    text = f"best {name} {best.values[0]:.4f}" if best and best.values else f"no {name} yet"
+    text = f"best {name} {best.values[0]:.4f} (flattered)" if best and best.values else f"no {name} yet"
     return text + (f", {failed} failed" if failed else "")
 
 
@@ -249,7 +258,9 @@ def _plain(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
 def _finished(row: FrozenTrial) -> Trial:
     complete = row.state == TrialState.COMPLETE
     values, excesses = (row.values, row.constraints) if complete else (None, {})
-    return _trial(row, Outcome(**json.loads(row.user_attrs["outcome"])), values, excesses, row.datetime_complete)
+    outcome = Outcome(**json.loads(row.user_attrs["outcome"]))
+    outcome = replace(outcome, reason=row.user_attrs.get("reason"))  # it may lie in the trials before
+    return _trial(row, outcome, values, excesses, row.datetime_complete)
 
 
 def _trial(

@@ -16,20 +16,34 @@ from numpy.typing import NDArray
 from harness.measuring.clock import Clock
 from harness.running import run
 from harness.running.settings import Plan
-from harness.stage import BadInput, Progress, Records, Undefined, one_line
+from harness.stage import HELD_OUT, BadInput, Progress, Records, Undefined, judged_on, one_line
 from harness.sweeping.engines import in_fresh_process
 
+_OTHER_ROWS = (
+    "it was judged on other rows or labels than the trials before it, so it has no rank among them: a searched setting"
+    " changes the data; sweep once for each of its values, then compare"
+)
 _KEPT = 2  # inferences whose records stay in memory
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one trial: metrics, or the reason why it failed."""
+    """What came of one trial: metrics, or the reason why it failed.
+
+    `judged` is what it has in common with those that it may be ranked with; see harness.stage.judged_on.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     undefined: dict[str, str] = field(default_factory=dict)
     reason: str | None = None
     seconds: float = 0.0
+    judged: str = ""
+
+    def beside(self, reference: Outcome | None) -> Outcome:
+        """Itself, or failed, where what it was judged on is not what the study's first success was judged on."""
+        if reference is None or self.reason is not None or self.judged == reference.judged:
+            return self
+        return replace(self, reason=_OTHER_ROWS)
 
 
 def with_settings(plan: Plan, settings: Mapping[str, Any]) -> Plan:
@@ -64,7 +78,7 @@ class Trial:
             "started": self.started,
             "ended": self.ended,
             "failure": self.outcome.reason,
-            "tags": {"state": self.state},
+            "tags": {"state": self.state} | run.judged_tags(self.outcome.judged),
         }
 
     @property
@@ -112,15 +126,26 @@ class Objective:
         return self.plan.stage.score_many is not None and set(self.quality) <= set(self.plan.stage.quick)
 
 
+@dataclass(frozen=True)
+class Halves:
+    """Records, split into what trials see and what is held out (None at holdout 0).
+
+    `judged` and `held` say of which rows all of them are, and those held out.
+    """
+
+    seen: Records
+    held_out: Records | None
+    judged: str
+    held: str
+
+
 class Evaluator:
-    """Evaluates trials of one objective; remembers the last records, what has failed, and which groups are held out."""
+    """Evaluates trials of one objective; remembers the last records, and what has failed."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self._kept: dict[str, tuple[Records, Records | None]] = {}
+        self._kept: dict[str, Halves] = {}
         self._failed: dict[str, str] = {}  # inferences that need not be tried again for the next trial
-        self._seen: set[Any] = set()  # the groups that trials see,
-        self._held_out: set[Any] = set()  # and those that none may see
 
     def evaluate(self, trials: Sequence[Mapping[str, Any]], progress: Progress) -> list[Outcome]:
         """Metrics of trials that differ from the plan by these settings; one that fails says why and stops no other.
@@ -137,8 +162,8 @@ class Evaluator:
             outcomes |= zip(places, self._of_one_inference([plans[i] for i in places], progress), strict=True)
         return [outcomes[i] for i in range(len(trials))]
 
-    def records(self, plan: Plan, progress: Progress) -> tuple[Records, Records | None]:
-        """The plan's records, split into what trials see and what is held out (None at holdout 0)."""
+    def records(self, plan: Plan, progress: Progress) -> Halves:
+        """The plan's records, split."""
         key = _inference(plan)
         if key in self._failed:
             raise BadInput(self._failed[key])
@@ -150,8 +175,7 @@ class Evaluator:
             except Exception as error:
                 self._failed[key] = _reason(error)
                 raise
-            self._kept[key] = split(plan, records, self.objective.holdout)
-            self._require_one_holdout(plan, *self._kept[key])
+            self._kept[key] = halves(plan, records, self.objective.holdout)
         return self._kept[key]
 
     def _obtain(self, plan: Plan, progress: Progress) -> Records:
@@ -160,23 +184,12 @@ class Evaluator:
         apart = self.objective.apart
         return run.find(plan, Clock(), apart=apart)[2] or in_fresh_process(infer, plan, apart)
 
-    def _require_one_holdout(self, plan: Plan, seen: Records, held_out: Records | None) -> None:
-        """Refuse to search settings that select data: what one trial sees would be held out from another."""
-        if held_out is None:
-            return
-        groups, kept_back = (set(plan.stage.strata(half.frame)[0]) for half in (seen, held_out))
-        if groups & self._held_out or kept_back & self._seen:
-            raise BadInput(
-                "the holdout would not be the same for all trials: a searched setting selects data; holdout=0"
-            )
-        self._seen |= groups
-        self._held_out |= kept_back
-
     def _of_one_inference(self, plans: list[Plan], progress: Progress) -> list[Outcome]:
         """Outcomes of trials that share their inference."""
         start = time.perf_counter()
         try:
-            records, _ = self.records(plans[0], progress)
+            own = self.records(plans[0], progress)
+            records = own.seen
             scored = _score(self.objective, records, plans)
         except Exception as error:
             gc.collect()  # what ran out of memory must not keep it from the next
@@ -186,7 +199,9 @@ class Evaluator:
         seconds = (time.perf_counter() - start) / len(plans)
         # Where it is not asked for, a cost may be that of an earlier run, measured in other circumstances.
         cost = records.cost.metrics() if records.cost and self.objective.costs else {}
-        return [_outcome(self.objective, metrics | cost, undefined, seconds) for metrics, undefined in scored]
+        return [
+            _outcome(self.objective, metrics | cost, undefined, seconds, own.judged) for metrics, undefined in scored
+        ]
 
 
 def infer(plan: Plan, apart: bool) -> Records:
@@ -197,6 +212,14 @@ def infer(plan: Plan, apart: bool) -> Records:
 def _inference(plan: Plan) -> str:
     """What plans of one inference have in common."""
     return str(plan.infer.canonical()) if plan.infer else ""
+
+
+def halves(plan: Plan, records: Records, holdout: float) -> Halves:
+    """Records split, with what they are judged on: all of them decide that, as a holdout may happen to be alike."""
+    seen, held = split(plan, records, holdout)
+    words = f"{plan.score.judging}, by trials that see all but a holdout of {holdout:g} (seed {plan.options.seed})"
+    whole = judged_on(words, *plan.stage.strata(records.frame))
+    return Halves(seen, held, whole, judged_on(HELD_OUT, *plan.stage.strata(held.frame)) if held else "")
 
 
 def split(plan: Plan, records: Records, holdout: float) -> tuple[Records, Records | None]:
@@ -243,7 +266,9 @@ def _score(objective: Objective, records: Records, plans: list[Plan]) -> list[tu
     ]
 
 
-def _outcome(objective: Objective, metrics: dict[str, float], undefined: dict[str, str], seconds: float) -> Outcome:
+def _outcome(
+    objective: Objective, metrics: dict[str, float], undefined: dict[str, str], seconds: float, judged: str
+) -> Outcome:
     missing = [name for name in objective.wanted if name not in metrics]
     why = [f"{name} is undefined: {undefined.get(name, 'these records do not define it')}" for name in missing]
-    return Outcome(metrics, undefined, "; ".join(why) or None, seconds)
+    return Outcome(metrics, undefined, "; ".join(why) or None, seconds, judged)

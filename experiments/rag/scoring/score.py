@@ -99,11 +99,8 @@ def _degradation(judge: Judge[Answers], name: str) -> float:
 
 def _report(frame: pd.DataFrame, judge: Judge[Answers], params: RagScore, protocol: str) -> Report:
     """What can be said of every detector, the chosen one first."""
-    report, answers, measures = (
-        Report(judged=judge.judged_on(protocol, params.detector)),
-        judge.cases,
-        _measures(params),
-    )
+    report = Report(judged=judge.judged_on(protocol, params.detector))
+    answers, measures = judge.cases, _measures(params)
     _measure(report, judge, measures, params.detector, "")
     report.measure("auc_in_tier", partial(_auc_in_tier, judge, params.detector))
     report.measure_ends("auc_in_tier", lambda: judge.mean_interval(params.detector, answers.tiers))
