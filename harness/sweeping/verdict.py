@@ -66,9 +66,8 @@ class Verdict:
         if times < 2:
             return
         value, nothing = self.holdout.metrics[self.name], pd.Series(dtype=float)
-        level = 1 - 0.05 / times  # Bonferroni: that none of so many intervals misses has 95 % at least
         try:
-            low, high = interval(value, self.holdout.influence.get(self.name, nothing), level)
+            low, high = interval(value, self.holdout.influence.get(self.name, nothing), at_once(times))
             wider = f"for all of them to hold at once, the interval of {self.name} is {low:.3f} to {high:.3f}"
         except Undefined:
             wider = f"how much wider the interval of {self.name} must be cannot be said"
@@ -132,6 +131,11 @@ class Verdict:
         except Undefined as reason:
             figure, unsure = (self.holdout.metrics[self.name] - other.metrics[name], math.nan, math.nan), str(reason)
         return (figure if self.aim[1] == "maximize" else turned(figure)), unsure
+
+
+def at_once(count: int) -> float:
+    """The level of an interval at which none of so many misses in 95 % of cases at least (Bonferroni)."""
+    return 1 - 0.05 / count
 
 
 def _figure(report: Report, name: str) -> Figure:
