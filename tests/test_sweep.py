@@ -51,7 +51,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with features that tell hallucinations badly, a space, and empty stores."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tiny.new_store(tmp_path))
-    frame = tiny.features(60)
+    frame = tiny.features(80).drop(columns="source")  # so many that a holdout has an interval
     noise = pd.Series(range(len(frame))).mul(7919).mod(101) / 101  # no generator: the same on every machine
     for column in ("ecs_0_0", "ecs_1_0", "pks_0", "pks_1"):
         frame[column] = (0.5 * frame[column] + 0.5 * noise.sample(frac=1, random_state=len(column)).to_numpy()).clip(
@@ -593,6 +593,21 @@ def test_a_holdout_is_used_up_by_all_studies_that_look_at_it(place: Path) -> Non
     assert "the holdout has been looked at 2 times by 2 studies" in said()
     assert main(words("--trials=3", "--space=other.yaml", "--seed=1")) == 0
     assert "holdout_seen_again" not in said()  # another seed holds others out
+
+
+@pytest.mark.parametrize("seed", [18, 27])
+def test_of_permuted_labels_nothing_is_claimed_however_good_the_best_trial_looks(place: Path, seed: int) -> None:
+    frame = tiny.features(80).drop(columns="source")
+    frame.assign(label=np.random.default_rng(seed).permutation(frame["label"])).to_parquet("features.parquet")
+    fields = "top_n: [1, 2]\n  top_k: [1, 2]\n  alpha: [0, 0.2, 0.5, 1, 1.5, 2]\n  select: [auc, mutual_info]"
+    (place / "own.yaml").write_text(f"stage: detect\nfields:\n  {fields}\nsampler: grid\n")
+    assert main(words("--trials=48")) == 0
+    (parent,) = runs("study")
+    note, metrics = parent.data.tags["mlflow.note.content"], parent.data.metrics
+    assert metrics["auc_flattered_low"] > 0.5 > metrics["auc_holdout_low"]
+    assert metrics["gain_low"] <= 0 < metrics["gain_high"]
+    assert all(f"**warn** `{code}`" in note for code in ("holdout_chance", "no_gain"))
+    assert note.index("`holdout_chance`") < note.index("on what the search saw")
 
 
 def test_findings_of_what_the_search_saw_are_told_apart_from_those_of_the_holdout(place: Path) -> None:

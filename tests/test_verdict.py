@@ -65,6 +65,7 @@ def test_a_difference_without_influence_has_a_value_and_no_interval_and_the_find
     holdout = Report(metrics={"auc": 0.8, "auc_low": 0.7, "auc_high": 0.9, "auc_length": 0.6})
     told = verdict(holdout, Report(metrics={"auc": 0.6}))
     assert told.metrics(Report()).keys() == {"auc_default_holdout", "gain"}
+    assert codes(told)["no_gain"].startswith("whether there is a gain cannot be said: on the holdout")
     assert "the difference is +0.200, without an interval: how sure auc is cannot be said" in codes(told)["no_gain"]
     levels = {finding.code: finding.level for finding in told.findings((1, 1))}
     assert (levels["no_gain"], levels["holdout_trivial"]) == ("warn", "info")
@@ -79,7 +80,7 @@ def test_a_holdout_whose_interval_holds_chance_shows_nothing() -> None:
 def test_a_trivial_baseline_must_be_beaten_by_more_than_luck() -> None:
     assert "holdout_trivial" not in codes(verdict(report(0.80, 0.05, auc_length=0.6), Report()))
     told = codes(verdict(report(0.80, 0.05, auc_length=0.78), Report()))["holdout_trivial"]
-    assert "is not seen to beat auc_length, 0.780" in told
+    assert "is not known to beat auc_length, 0.780" in told
 
 
 def test_looks_at_a_holdout_widen_its_interval_until_all_of_them_hold_at_once() -> None:
@@ -123,3 +124,10 @@ def test_simulations_say_of_each_claim_how_often_it_was_true() -> None:
     assert list(rows) == ["what", "case", "draws", "rate", "kind"]
     assert set(rows["kind"]) == {"coverage", "false alarm", "catch"}
     assert rows.equals(pd.DataFrame(measured_sweeps.rows(draws=2, seed=0)))
+
+
+def test_a_holdout_without_an_interval_shows_nothing_by_itself() -> None:
+    few = Report(metrics={"auc": 0.9}, undefined={"auc_low": "too few groups"})
+    told = codes(verdict(few, Report()), (2, 1))
+    assert told["holdout_interval_missing"].startswith("on the holdout auc, 0.900, has no interval: too few groups")
+    assert "it has no interval of auc that could be widened" in told["holdout_seen_again"]

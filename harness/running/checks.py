@@ -335,6 +335,7 @@ BESIDE_CHECKS = (
     "holdout_seen_again",
     "holdout_undefined",
     "holdout_interval_wide",
+    "holdout_interval_missing",
     "holdout_chance",
     "holdout_trivial",
     "default_failed",

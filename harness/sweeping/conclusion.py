@@ -71,7 +71,7 @@ def conclude(
     own = evaluator.records(plan, progress)
     selection = plan.stage.score(own.seen, plan.score)
     audited = _of_the_search(audit(Audited(plan.stage, own.seen, selection, plan.score), plan.options.mute))
-    metrics = counts | _flattered(sweep, best, selection)
+    metrics = _flattered(sweep, best, selection) | counts
     if own.held_out is None:
         message = "holdout=0: every group took part in the search, so the best value is too good; keep some back"
         audited = audited.adding(Finding("warn", "no_holdout", message))
@@ -80,9 +80,9 @@ def conclude(
     holdout = plan.stage.held_out(own.seen, own.held_out, plan.score)
     default, findings = _default(sweep, evaluator, own, holdout, progress)
     verdict = Verdict(plan.stage, sweep.first, holdout, default)
-    audited = audited.adding(*findings, *verdict.findings(looks))
-    metrics |= {_on_holdout(name): holdout.metrics[name] for name in _told(sweep, holdout)}
-    metrics |= verdict.metrics(selection)
+    audited = replace(audited, all_findings=()).adding(*findings, *verdict.findings(looks), *audited.all_findings)
+    shown = {_on_holdout(name): holdout.metrics[name] for name in _told(sweep, holdout)}
+    metrics = shown | verdict.metrics(selection) | metrics
     undefined = {
         _on_holdout(name): reason for name, reason in holdout.undefined.items() if name in sweep.space.objectives
     }

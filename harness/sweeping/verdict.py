@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
-import pandas as pd
-
 from harness.running.checks import WIDE
-from harness.running.differences import apart, difference, interval, turned
+from harness.running.differences import apart, difference, quantile, turned
 from harness.stage import Finding, Report, Stage, Undefined
 
 Figure = tuple[float, float, float]  # a value, and where its interval begins and ends
@@ -65,12 +64,10 @@ class Verdict:
     def _looks(self, times: int, studies: int) -> Iterator[Finding]:
         if times < 2:
             return
-        value, nothing = self.holdout.metrics[self.name], pd.Series(dtype=float)
-        try:
-            low, high = interval(value, self.holdout.influence.get(self.name, nothing), at_once(times))
-            wider = f"for all of them to hold at once, the interval of {self.name} is {low:.3f} to {high:.3f}"
-        except Undefined:
-            wider = f"how much wider the interval of {self.name} must be cannot be said"
+        _, low, high = widened(self.holdout, self.name, times)
+        wider = f"for all of them to hold at once, the interval of {self.name} is {low:.3f} to {high:.3f}"
+        if math.isnan(low) or math.isnan(high):
+            wider = f"it has no interval of {self.name} that could be widened for that"
         by = f" by {studies} studies" if studies > 1 else ""
         message = f"the holdout has been looked at {times} times{by}, which makes the best of them too good: {wider}"
         yield Finding("info", "holdout_seen_again", message)
@@ -85,6 +82,10 @@ class Verdict:
                 f"on the holdout {self.name} is {value:.3f} with an interval from {low:.3f} to {high:.3f}: too few"
                 " groups to tell settings apart by less than that; more data, or a larger holdout",
             )
+        if math.isnan(low) or math.isnan(high):
+            reason = self.holdout.undefined.get(f"{self.name}_low", "none is known of this metric")
+            message = f"on the holdout {self.name}, {value:.3f}, has no interval: {reason}; it shows nothing by itself"
+            yield Finding("warn", "holdout_interval_missing", message)
         if chance is not None and low <= chance:
             where = "holds chance" if chance <= high else "lies below chance"
             yield Finding(
@@ -103,10 +104,11 @@ class Verdict:
         gain, unsure = self._ahead(self.default, self.name)
         if unsure or gain[1] <= 0:
             ours, theirs = (report.metrics[self.name] for report in (self.holdout, self.default))
+            seen = "whether there is a gain cannot be said" if unsure and gain[0] > 0 else "no gain can be seen"
             yield Finding(
                 "warn",
                 "no_gain",
-                f"no gain can be seen: on the holdout the winner's {self.name} is {ours:.3f}, that of the default"
+                f"{seen}: on the holdout the winner's {self.name} is {ours:.3f}, that of the default"
                 f" settings {theirs:.3f}; {_told(gain, unsure)}",
             )
 
@@ -120,7 +122,7 @@ class Verdict:
                 yield Finding(
                     "info" if unsure and ahead[0] > 0 else "warn",
                     "holdout_trivial",
-                    f"on the holdout the winner's {self.name}, {ours:.3f}, is not seen to beat {metric.name},"
+                    f"on the holdout the winner's {self.name}, {ours:.3f}, is not known to beat {metric.name},"
                     f" {theirs:.3f} ({metric.summary}); {_told(ahead, unsure)}",
                 )
 
@@ -133,9 +135,20 @@ class Verdict:
         return (figure if self.aim[1] == "maximize" else turned(figure)), unsure
 
 
-def at_once(count: int) -> float:
-    """The level of an interval at which none of so many misses in 95 % of cases at least (Bonferroni)."""
-    return 1 - 0.05 / count
+def widened(report: Report, name: str, count: int) -> Figure:
+    """A metric with an interval wide enough that of `count` such intervals none misses, 95 times in 100 at least.
+
+    Bonferroni: of level 1 - 0.05 / count, by Student's t (the normal, where nothing is known of what moves the metric);
+    either side of the 95 % interval is longer by as much as the quantile is.
+    """
+    value, low, high = _figure(report, name)
+    moved = report.influence.get(name)
+    normal = NormalDist().inv_cdf
+    once, all_of_them = (
+        normal((1 + level) / 2) if moved is None else quantile(moved, level) for level in (0.95, 1 - 0.05 / count)
+    )
+    longer = all_of_them / once
+    return value, value - longer * (value - low), value + longer * (high - value)
 
 
 def _figure(report: Report, name: str) -> Figure:
