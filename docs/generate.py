@@ -9,6 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from docs.measured import CATCH, COVERAGE, FALSE_ALARM, FIGURE
 from experiments import STAGES
 from harness.commands.arguments import describe
 from harness.measuring import cost
@@ -20,6 +23,7 @@ from harness.sweeping import space
 from harness.tracking.compare import CompareOptions
 
 FOLDER = Path(__file__).parent
+MEASURED = FOLDER / "measured.csv"
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -114,6 +118,16 @@ def _spaces() -> str:
     return _table(["space", "stage", "searches", "objectives", "sampler"], rows)
 
 
+def _measured(kind: str) -> str:
+    """One row of what `python -m docs.measured` has found: what is said, in which case, how often it is so."""
+    found = pd.read_csv(MEASURED)
+    rows = [
+        [str(what), str(case), str(draws), f"{rate:.3f}"]
+        for what, case, draws, rate in found[found["kind"] == kind].drop(columns="kind").itertuples(index=False)
+    ]
+    return _table(["what", "where", "draws", "rate"], rows)
+
+
 def _pairs(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={_word(value)}" for name, value in settings.items())
 
@@ -134,6 +148,7 @@ def blocks() -> dict[str, Callable[[], str]]:
         "search spaces": _spaces,
         "checks of every stage": partial(_checks, lambda: CHECKS),
     }
+    tables |= {f"measured {kind}": partial(_measured, kind) for kind in (COVERAGE, FALSE_ALARM, CATCH, FIGURE)}
     for stage in STAGES:
         tables |= {
             f"inference of {stage.name}": partial(_settings, stage.infer_params),

@@ -303,7 +303,7 @@ def test_a_run_prints_a_line_for_each_detector_and_tier(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tiny.new_store(tmp_path))
     assert command_line.main(["rag", "--limit", str(QUESTIONS), "--folds", "2"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    told = {(line[0], line[1]) for line in lines if len(line) == 11}
+    told = {(line[0], line[1]) for line in lines if len(line) == 12}
     assert {(d, t) for d in ("lexical", "nli", "string", "fused") for t in ("high", "medium", "low", "all")} <= told
     assert not [line for line in lines if line and line[0] == "auc/nli"]  # what the lines above say
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from docs import measured_sweeps
 from experiments.detect import DETECT
 from harness.running.differences import apart
 from harness.stage import Report
@@ -117,13 +116,6 @@ def test_a_holdout_that_defines_nothing_says_why() -> None:
         "the default settings' auc on the holdout is undefined"
         in codes(verdict(report(0.9, 0.05), undefined))["default_failed"]
     )
-
-
-def test_simulations_say_of_each_claim_how_often_it_was_true() -> None:
-    rows = pd.DataFrame(measured_sweeps.rows(draws=2, seed=0))
-    assert list(rows) == ["what", "case", "draws", "rate", "kind"]
-    assert set(rows["kind"]) == {"coverage", "false alarm", "catch"}
-    assert rows.equals(pd.DataFrame(measured_sweeps.rows(draws=2, seed=0)))
 
 
 def test_a_holdout_without_an_interval_shows_nothing_by_itself() -> None:

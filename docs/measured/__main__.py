@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
+from docs.generate import MEASURED
 from docs.measured import Row, judging, montecarlo, sweeps
 
-FILE = Path(__file__).parent.parent / "measured.csv"
 _DRAWS = 400  # a rate of 0.95 is then known to 0.01
 _SEED = 20261127
 
@@ -23,8 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     found: list[Row] = []
     for simulation in tqdm(simulations, "measuring", unit="simulations"):
         found += simulation(draws, _SEED)
-    pd.DataFrame(found).round(4).to_csv(FILE, index=False)
-    print(f"{FILE.name}: {len(found)} rows; python -m docs.generate puts them into the page")
+    pd.DataFrame(found).round(4).to_csv(MEASURED, index=False)
+    print(f"{MEASURED.name}: {len(found)} rows; python -m docs.generate puts them into the page")
     return 0
 
 

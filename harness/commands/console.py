@@ -70,13 +70,14 @@ def show(result: Result, debug: bool) -> None:
 
 
 def _show_metrics(metrics: Mapping[str, float]) -> None:
-    """A line a metric, with its interval where it has one."""
+    """A line a metric, with its interval and its p where it has them."""
     for name, value in metrics.items():
         stem, _, end = name.rpartition("_")
-        if not (end in {"low", "high"} and stem in metrics):
+        if not (end in {"low", "high", "p"} and stem in metrics):
             ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
             interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
-            print(f"  {name:<26} {number(value):>12}{interval}")
+            p = f"  p {metrics[f'{name}_p']:.2g}" if f"{name}_p" in metrics else ""
+            print(f"  {name:<26} {number(value):>12}{interval}{p}")
 
 
 def show_trials(planned: Sweep, trials: list[Trial]) -> None:

@@ -1,12 +1,8 @@
-"""How often what a sweep says of its winner is true, on data whose truth is known: small pure simulations.
-
-Each row: `what` is said, in which `case`, in how many `draws`, at which `rate`, and whether that is a "coverage" (0.95
-is meant), a "false alarm" (0.05 at most is meant) or a "catch" (the more, the better).
-"""
+"""How often what a sweep says of its winner is true."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from docs.measured import CATCH, COVERAGE, FALSE_ALARM, Row, row
 from experiments import protocols, statistics
 from experiments.detect import DETECT
 from experiments.detect.scoring.detectors import FITS, SCORE, rule
@@ -26,8 +23,6 @@ from harness.running.settings import Plan, resolve
 from harness.stage import Records, Report
 from harness.sweeping.trial import Halves, halves
 from harness.sweeping.verdict import Verdict, widened
-
-Row = dict[str, Any]
 
 _RESPONSES, _PROMPTS = 240, 160  # some prompts have several responses, which share what they share
 _POPULATION = 5_000  # responses by which the truth is known to about 0.01
@@ -62,7 +57,10 @@ def sweeps_without_signal(draws: int, seed: int) -> list[Row]:
         "a gain is seen": lambda each: "no_gain" not in each.codes,
         "the length is seen to be beaten": lambda each: "holdout_trivial" not in each.codes,
     }
-    return [*_coverages(found, case), *(_row(found, what, case, "false alarm", rule) for what, rule in claims.items())]
+    return [
+        *_coverages(found, case),
+        *(row(what, case, map(rule, found), FALSE_ALARM) for what, rule in claims.items()),
+    ]
 
 
 def sweeps_with_signal(draws: int, seed: int) -> list[Row]:
@@ -74,7 +72,7 @@ def sweeps_with_signal(draws: int, seed: int) -> list[Row]:
         "a gain is seen": lambda each: "no_gain" not in each.codes,
         "the length is seen to be beaten": lambda each: "holdout_trivial" not in each.codes,
     }
-    return [*_coverages(found, case), *(_row(found, what, case, "catch", rule) for what, rule in catches.items())]
+    return [*_coverages(found, case), *(row(what, case, map(rule, found), CATCH) for what, rule in catches.items())]
 
 
 def looks_at_one_holdout(draws: int, seed: int) -> list[Row]:
@@ -83,7 +81,7 @@ def looks_at_one_holdout(draws: int, seed: int) -> list[Row]:
     streams = np.random.SeedSequence(seed).spawn(draws)
     case = f"{_LOOKS} searches looked at one holdout"
     found = [_looked(plan, np.random.default_rng(stream)) for stream in streams]
-    return [_row(found, "a widened interval misses the truth", case, "false alarm", bool)]
+    return [row("a widened interval misses the truth", case, map(bool, found), FALSE_ALARM)]
 
 
 def _looked(plan: Plan, rng: np.random.Generator) -> bool:
@@ -202,19 +200,8 @@ def _coverages(found: Sequence[Drawn], case: str) -> list[Row]:
             low, high = (each.metrics[f"{name}_{end}"] for end in ("low", "high"))
             return low - 1e-12 <= truths(each)[name] <= high + 1e-12
 
-        rows.append(_row(told, f"the interval of {name} holds the truth", case, "coverage", holds))
+        rows.append(row(f"the interval of {name} holds the truth", case, map(holds, told), COVERAGE))
     return rows
 
 
-def _row(found: Sequence[Any], what: str, case: str, kind: str, rule: Callable[[Any], bool]) -> Row:
-    rate = float(np.mean([rule(each) for each in found])) if found else float("nan")
-    return {"what": what, "case": case, "draws": len(found), "rate": rate, "kind": kind}
-
-
-def rows(draws: int, seed: int) -> list[Row]:
-    """All of them."""
-    return [
-        row
-        for simulation in (sweeps_without_signal, sweeps_with_signal, looks_at_one_holdout)
-        for row in simulation(draws, seed)
-    ]
+SIMULATIONS = (sweeps_without_signal, sweeps_with_signal, looks_at_one_holdout)
