@@ -15,12 +15,12 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
-from experiments.protocols import C, Cases, Fit, Judged, Rule, Scorer, Scores, Way
+from experiments.protocols import C, Cases, Fit, Judged, Rule, Scorer, Scores, Thinned, Way
 from harness.running.differences import CLEAR, interval, less
 from harness.stage import Late, Report, Undefined, judged_on
 
 _ROUNDS = 199  # permutations: the smallest p is 0.01
-_MUCH = 2.5  # times the variance of fixed scores: a jackknife with refits beyond it says that much is learnt
+_MUCH = 3  # times the variance of fixed scores: a jackknife with refits beyond it says that much is learnt
 _COUNTS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # what stands above and below the line
     "f1": (lambda label, call: 2 * label * call, lambda label, call: label + call),
     "precision": (lambda label, call: label * call, lambda label, call: call),
@@ -119,10 +119,11 @@ class Judge(Generic[C]):
     def influence(self, name: str, stratum: Any = None) -> pd.Series[float]:
         """How much each group moves the AUROC, and, where the detector learns, how much learning without some does.
 
-        The squares add up to (2 F + J) / 3, where F is the variance of fixed scores and J that of the jackknife with
-        refits.  Under Hoeffding's decomposition of a statistic of degree two, such as an AUROC out of fold is with
-        scores that are sums over training cases, its variance is V1 + V2, while F is V1 + V2 / 2 on average, for a pair
-        of cases counts twice, each scoring the other, and J is V1 + 2 V2 (Efron and Stein 1981).
+        The squares add up to w F + (1 - w) J, where F is the variance of fixed scores and J that of the delete-d
+        jackknife with refits (Shao and Wu 1989).  Under Hoeffding's decomposition of a statistic of degree two, such as
+        an AUROC out of fold is with scores that are sums over training cases, its variance is V1 + V2, while F is V1 +
+        V2 / 2 on average, for a pair of cases counts twice, each scoring the other, and J is V1 + r V2 with r = 1 + n /
+        m, where m of n groups stay.  So w = (r - 1) / (r - 1/2).
         """
         if (name, stratum) not in self._kept:
             self._kept[name, stratum] = self._influence(name, stratum)
@@ -134,15 +135,18 @@ class Judge(Generic[C]):
             if name not in self.given and self.judged.flattered:
                 raise Undefined("no interval holds for what is judged on what it has learnt from")
             return pd.concat({"group": fixed})
-        scored = [self._known(again[name], stratum, self._ranked_in(name, stratum)) for again in self._refits]
-        areas = np.array([statistics.auc(known.labels, known.scores) for known in scored])
-        moved = pd.Series(areas - areas.mean()) * np.sqrt(1 - 1 / len(areas))
-        moves: pd.Series[float] = pd.concat({"group": fixed * np.sqrt(2 / 3), "refit": moved * np.sqrt(1 / 3)})
+        part = self._ranked_in(name, stratum)
+        known = [self._known(again.scores[name], stratum, part) for again in self._refits]
+        areas = pd.Series([statistics.auc(each.labels, each.scores) for each in known])
+        stay = 1 - self._refits[0].share
+        moved = (areas - areas.mean()) * np.sqrt(stay / (1 - stay) / (len(areas) - 1))
+        weight = (1 / stay) / (1 / stay + 0.5)
+        moves: pd.Series[float] = pd.concat({"group": fixed * np.sqrt(weight), "refit": moved * np.sqrt(1 - weight)})
         return moves
 
     @cached_property
-    def _refits(self) -> list[Scores]:
-        return [] if self.judged.without is None else list(self.judged.without())
+    def _refits(self) -> list[Thinned]:
+        return [] if self.judged.without is None else self.judged.without()
 
     def interval(self, name: str, stratum: Any = None) -> tuple[float, float]:
         """95 % interval of the AUROC over groups."""
@@ -163,10 +167,12 @@ class Judge(Generic[C]):
         drawn = [self._area_of(name, source, scores) for source, scores in self._permuted]
         return statistics.permutation_p(self.auc(name), np.array(drawn))
 
-    @staticmethod
-    def _learns_much(influence: pd.Series[float]) -> bool:
+    def _learns_much(self, influence: pd.Series[float]) -> bool:
+        """Whether J is many times F."""
         squares = (influence**2).groupby(level=0).sum()
-        return "refit" in squares and bool(3 * squares["refit"] > _MUCH * 1.5 * squares["group"])
+        if "refit" not in squares:
+            return False
+        return bool(squares["refit"] / squares["group"] * 2 / (1 - self._refits[0].share) > _MUCH)
 
     @cached_property
     def _permuted(self) -> list[tuple[Ints, Scores]]:

@@ -7,7 +7,7 @@ the spread of its result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -19,7 +19,8 @@ from experiments import statistics
 from experiments.arrays import Floats, Ints
 from harness.stage import Undefined
 
-_BLOCKS = 40  # left out in turn, whatever the number of groups
+_ROUNDS = 40  # of learning without some of the groups
+_SHARE = 0.2  # of the groups that are left out: of fewer, a choice that is a near thing would weigh too much
 
 
 class Words(NamedTuple):
@@ -67,20 +68,27 @@ Scorer = Callable[[C], Scores]
 Fit = Callable[[C], Scorer[C]]
 
 
+class Thinned(NamedTuple):
+    """Scores of every case (n,) without a `share` of the groups, whose own are NaN, learnt anew."""
+
+    share: float
+    scores: Scores
+
+
 @dataclass(frozen=True)
 class Judged(Generic[C]):
     """Scores and calls of every case (n,), and the detectors that gave them: one, or one a fold.
 
     A call is 1 or 0, NaN where the score is.  `part` numbers the detector that has scored a case (n,).  Where what was
-    learnt would have been something else on other cases, `without` scores them again and again, NaN being those left
-    out, and `relabelled` as if the labels had been others.  `flattered`: judged on what was learnt from.
+    learnt would have been something else on other cases, `without` scores them again and again without some of them,
+    and `relabelled` as if the labels had been others.  `flattered`: judged on what was learnt from.
     """
 
     scores: dict[str, NDArray[Any]]
     calls: dict[str, Floats]
     detectors: tuple[Scorer[C], ...]
     part: Ints | None = None
-    without: Callable[[], Iterator[Scores]] | None = None
+    without: Callable[[], list[Thinned]] | None = None
     relabelled: Callable[[Ints], Scores] | None = None
     flattered: bool = False
 
@@ -159,22 +167,21 @@ def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
     )
 
 
-def _without(cases: C, fit: Fit[C], split: list[tuple[Ints, Ints]], scores: Scores, seed: int) -> Iterator[Scores]:
-    """Scores out of fold with some of the groups left out, each in turn and the folds as they are.
-
-    Those left out together are of one fold, which what that fold is scored by has not learnt from: it need not learn
-    again.
-    """
-    rng = np.random.default_rng(seed)
-    for own, (_, tested) in enumerate(split):
-        groups = rng.permutation(np.unique(cases.groups[tested]))
-        for block in np.array_split(groups, min(len(groups), -(-_BLOCKS // len(split)))):
-            gone = np.flatnonzero(np.isin(cases.groups, block))
-            others = [(np.setdiff1d(train, gone), test) for i, (train, test) in enumerate(split) if i != own]
-            again = _scored(cases, cases, fit, others, scores)
-            for values in again.values():
-                values[gone] = np.nan
-            yield again
+def _without(cases: C, fit: Fit[C], split: list[tuple[Ints, Ints]], scores: Scores, seed: int) -> list[Thinned]:
+    """Scores out of fold without a share of each fold's groups, drawn anew each time; the folds are as they are."""
+    rng, groups = np.random.default_rng(seed), [np.unique(cases.groups[tested]) for _, tested in split]
+    drawn = [max(1, round(_SHARE * len(each))) for each in groups]
+    share = sum(drawn) / sum(map(len, groups))
+    found = []
+    for _ in range(_ROUNDS):
+        picked = [rng.choice(each, count, replace=False) for each, count in zip(groups, drawn, strict=True)]
+        gone = np.flatnonzero(np.isin(cases.groups, np.concatenate(picked)))
+        less = [(np.setdiff1d(train, gone), np.setdiff1d(test, gone)) for train, test in split]
+        again = _scored(cases, cases, fit, less, scores)
+        for values in again.values():
+            values[gone] = np.nan
+        found.append(Thinned(share, again))
+    return found
 
 
 def _relabelled(cases: C, fit: Fit[C], split: list[tuple[Ints, Ints]], scores: Scores, source: Ints) -> Scores:
