@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from docs.generate import MEASURED
 from docs.measured import CATCH, COVERAGE, FALSE_ALARM, Row, judging, montecarlo, sweeps
 
-SIMULATIONS = [*judging.SIMULATIONS, *montecarlo.SIMULATIONS, *sweeps.SIMULATIONS]
+SIMULATIONS = judging.SIMULATIONS | montecarlo.SIMULATIONS | sweeps.SIMULATIONS
 
 
 def assert_kept(rows: list[Row]) -> None:
@@ -44,4 +44,4 @@ def test_a_simulation_repeats_itself(simulation: Callable[[int, int], list[Row]]
 @pytest.mark.slow
 @pytest.mark.parametrize("simulation", SIMULATIONS, ids=lambda simulation: simulation.__name__)
 def test_intervals_hold_and_claims_are_true(simulation: Callable[[int, int], list[Row]]) -> None:
-    assert_kept(simulation(50, 7))
+    assert_kept(simulation(50 * SIMULATIONS[simulation], 7))

@@ -18,10 +18,10 @@ _SEED = 20261127
 def main(arguments: Sequence[str]) -> int:
     """Run all simulations, on all cores."""
     draws = int(arguments[0]) if arguments else _DRAWS
-    simulations = [*judging.SIMULATIONS, *montecarlo.SIMULATIONS, *sweeps.SIMULATIONS]
+    simulations = judging.SIMULATIONS | montecarlo.SIMULATIONS | sweeps.SIMULATIONS
     found: list[Row] = []
-    for simulation in tqdm(simulations, "measuring", unit="simulations"):
-        found += simulation(draws, _SEED)
+    for simulation, times in tqdm(simulations.items(), "measuring", unit="simulations"):
+        found += simulation(times * draws, _SEED)
     pd.DataFrame(found).round(4).to_csv(MEASURED, index=False)
     print(f"{MEASURED.name}: {len(found)} rows; python -m docs.generate puts them into the page")
     return 0

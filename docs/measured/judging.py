@@ -305,13 +305,13 @@ def _probable(rng: np.random.Generator, questions: int, power: int) -> pd.DataFr
     return frame.assign(nli_min=frame["nli_min"] ** power)
 
 
-SIMULATIONS = (
-    fixed_scores,
-    nothing_to_learn,
-    something_to_learn,
-    part_without_worth,
-    confounders,
-    detectors_by_tier,
-    single_detectors,
-    probabilities,
-)
+SIMULATIONS = {  # how many draws for each that is asked for: some are quick
+    fixed_scores: 5,
+    nothing_to_learn: 1,
+    something_to_learn: 1,
+    part_without_worth: 1,
+    confounders: 1,
+    detectors_by_tier: 1,
+    single_detectors: 1,
+    probabilities: 1,
+}

@@ -20,6 +20,7 @@ from experiments.montecarlo.scoring.reliability import (
     prediction_gap_shown,
 )
 from experiments.montecarlo.scoring.score import share_interval, sign_test
+from harness.running.differences import interval
 from harness.stage import Audited, Check, Records, Report, Undefined
 
 _SPREAD = 0.2  # of the log of images' true standard deviations
@@ -34,22 +35,38 @@ def icc_interval(draws: int, seed: int) -> list[Row]:
     for kind in ("normal", "lognormal"):
         for images, trials in ((50, 5), (500, 10)):
             for icc in (0.3, 0.6, 0.9):
-                held = [
-                    low < icc < high
-                    for low, high in (_trials(rng, kind, images, trials, icc).icc_interval() for _ in range(draws))
-                ]
+                made = (_trials(rng, kind, rng.normal(size=images), trials, icc) for _ in range(draws))
+                held = [low < icc < high for low, high in (each.icc_interval() for each in made)]
                 case = f"{kind} images, {images} x {trials}, ICC {icc:g}"
-                found.append(row("icc interval", case, held, COVERAGE))
+                found.append(row("interval of `icc`", case, held, COVERAGE))
     return found
 
 
-def _trials(rng: np.random.Generator, kind: str, images: int, trials: int, icc: float) -> Replicates:
+def _trials(rng: np.random.Generator, kind: str, z: Floats, trials: int, icc: float) -> Replicates:
     """Trials of images of unit variance, or of e^z with noise in proportion; their population's ICC is `icc`."""
-    z, noise = rng.normal(size=images), rng.normal(size=(trials, images))
+    noise = rng.normal(size=(trials, len(z)))
     if kind == "normal":
         return Replicates(10 + z + np.sqrt((1 - icc) / icc) * noise)
     between, square = (np.e - 1) * np.e, np.exp(2)  # variance and mean square of e^z
     return Replicates(np.exp(z) * (1 + np.sqrt(between / square * (1 - icc) / icc) * noise))
+
+
+def icc_gain(draws: int, seed: int) -> list[Row]:
+    """How often the interval of one statistic's ICC less another's, on the same images, holds the population's."""
+    rng, found = np.random.default_rng(seed), []
+    for kind in ("normal", "lognormal"):
+        for images, trials in ((150, 5), (500, 10)):
+            for first, second in ((0.6, 0.6), (0.9, 0.6)):
+                held = []
+                for _ in range(draws):
+                    z = rng.normal(size=images)
+                    pair = [_trials(rng, kind, z, trials, icc) for icc in (first, second)]
+                    gain, moved = pair[0].icc - pair[1].icc, pair[0].icc_influence - pair[1].icc_influence
+                    low, high = interval(gain, pd.Series(moved))
+                    held.append(low < first - second < high)
+                case = f"{kind} images, {images} x {trials}, ICC {first:g} and {second:g}"
+                found.append(row("`gain` in icc", case, held, COVERAGE))
+    return found
 
 
 def grows_interval(draws: int, seed: int) -> list[Row]:
@@ -58,7 +75,7 @@ def grows_interval(draws: int, seed: int) -> list[Row]:
     for share in (0.2, 0.5, 0.8):
         intervals = [share_interval(_grown(rng, 100, share)) for _ in range(draws)]
         held = [low < share < high for low, high in intervals]
-        found.append(row("grows interval", f"100 images, of which {share:.0%} grow", held, COVERAGE))
+        found.append(row("interval of `grows`", f"100 images, of which {share:.0%} grow", held, COVERAGE))
     return found
 
 
@@ -76,7 +93,7 @@ def ablation_not_seen(draws: int, seed: int) -> list[Row]:
         return _fires(audits.ablation_not_seen, metrics | {"grows_p/blur": sign_test(np.where(grown, 1.0, -1.0))})
 
     return [
-        row("ablation_not_seen", f"100 images, of which {share:.0%} grow", [fires(share) for _ in range(draws)], kind)
+        row("`ablation_not_seen`", f"100 images, of which {share:.0%} grow", [fires(share) for _ in range(draws)], kind)
         for share, kind in ((0.8, FALSE_ALARM), (0.5, CATCH))
     ]
 
@@ -92,7 +109,7 @@ def prediction_missed(draws: int, seed: int) -> list[Row]:
     for name, kind, passes in kinds:
         for images, first in ((100, 2), (100, 4), (500, 2)):
             said = [_said_missed(passes(rng, (first, 8, 32), images=images)) for _ in range(draws)]
-            found.append(row("prediction_missed", f"{name}, {images} x 5, T = {first}, 8, 32", said, kind))
+            found.append(row("`prediction_missed`", f"{name}, {images} x 5, T = {first}, 8, 32", said, kind))
     return found
 
 
@@ -164,4 +181,11 @@ def _fires(check: Check, metrics: Mapping[str, float]) -> bool:
     return any(True for _ in check.rule(Audited(MONTECARLO, records, Report(dict(metrics)), params)))
 
 
-SIMULATIONS = (icc_interval, grows_interval, ablation_not_seen, prediction_missed, passes_predicted)
+SIMULATIONS = {  # how many draws for each that is asked for: some are quick
+    icc_interval: 5,
+    icc_gain: 5,
+    grows_interval: 5,
+    ablation_not_seen: 5,
+    prediction_missed: 5,
+    passes_predicted: 5,
+}

@@ -34,7 +34,7 @@ class DetectScore(Params):
         5, ge=2, le=50, description="cross-fitting folds, grouped by prompt and stratified by label"
     )
     fold_seed: Annotated[int, Decides("which folds are judged")] = Field(
-        0, ge=0, lt=2**32, description="seed of folds and bootstrap"
+        0, ge=0, lt=2**32, description="seed of folds, and of what is left out or permuted"
     )
 
     @property

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from harness.stage import Decides, OneOf, Params
+from harness.stage import OneOf, Params
 
 STATISTICS = {
     "trace_post": 1,
@@ -27,7 +27,4 @@ class MontecarloScore(Params):
     )
     judged_passes: Literal["most"] | Annotated[int, Field(ge=2, le=10**6)] = Field(
         "most", description="T that the headline figures are of; most: the largest that the records hold"
-    )
-    bootstrap_seed: Annotated[int, Decides("where intervals end")] = Field(
-        0, ge=0, lt=2**32, description="seed of the bootstrap over images"
     )

@@ -76,6 +76,12 @@ class Replicates:
         """The ICC (n,) without each image."""
         return _icc(*self._left_out, self.count)
 
+    @property
+    def icc_influence(self) -> Floats:
+        """How much each image (n,) moves the ICC; see harness.running.differences."""
+        left_out, n = self.icc_left_out, self.u.shape[1]
+        return np.asarray((left_out.mean() - left_out) * np.sqrt((n - 1) / n), dtype=np.float64)
+
     @cached_property
     def _left_out(self) -> tuple[Floats, Floats]:
         """Signal and noise (n,) without each image."""

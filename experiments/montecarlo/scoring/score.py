@@ -25,7 +25,7 @@ from experiments.montecarlo.scoring.reliability import (
     prediction_gap,
     prediction_gap_shown,
 )
-from experiments.protocols import Rule, Words
+from experiments.protocols import Words
 from harness.stage import BadInput, Late, Records, Report, Undefined, judged_on
 
 _COLOURS = {"uncertainty": "#c8553d", "entropy": "#3b76af"}
@@ -114,6 +114,8 @@ def _measure_reliability(
 ) -> None:
     report.measure("icc", lambda: trials.icc)
     report.measure_ends("icc", trials.icc_interval)
+    names = observed.images.index
+    judging.explain(report, "icc", lambda: pd.concat({"group": pd.Series(trials.icc_influence, names)}))
     _measure_trials(report, trials, "")
     rows = []
     for statistic in observed.statistics:
@@ -233,8 +235,7 @@ def _measure_validity(
         known("wrong", "the images have no labels")
         given = {"uncertainty": uncertainty}
         given |= {"entropy": images["entropy"].to_numpy(float)} if observed.has("entropy") else {}
-        rule = Rule({}, 2, params.bootstrap_seed)
-        return Judge(Images(images), rule=rule, given=given, absent=lambda _: no_softmax)
+        return Judge(Images(images), given=given, absent=lambda _: no_softmax)
 
     report.measure("auroc_error", lambda: judge().auc("uncertainty"))
     if "auroc_error" in report.metrics:
