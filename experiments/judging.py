@@ -133,7 +133,7 @@ class Judge(Generic[C]):
         fixed = statistics.auc_influence(*self.known(name, stratum))
         if name in self.given or self.judged.without is None:
             if name not in self.given and self.judged.flattered:
-                raise Undefined("no interval holds for what is judged on what it has learnt from")
+                raise Undefined("none holds for what is judged on what it has learnt from")
             return pd.concat({"group": fixed})
         part = self._ranked_in(name, stratum)
         known = [self._known(again.scores[name], stratum, part) for again in self._refits]

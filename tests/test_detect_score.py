@@ -195,6 +195,24 @@ def test_other_folds_give_another_interval_and_what_was_seen_in_training_none() 
     assert published.metrics["auc_p"] <= 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_response_with_anothers_label_has_its_spans_in_the_pattern_of_that_ones(seed: int) -> None:
+    cases = read_responses(made(60, seed=seed))
+    source = np.random.default_rng(seed).permutation(60)
+    again = cases.relabelled(source)
+    np.testing.assert_array_equal(again.labels, cases.labels[source])
+    np.testing.assert_array_equal(
+        again.labels, np.maximum.reduceat(again.label, np.r_[0, np.flatnonzero(np.diff(again.response)) + 1])
+    )
+    for response, other in enumerate(source):
+        mine, theirs = again.label[again.response == response], cases.label[cases.response == other]
+        if len(mine) == len(theirs):
+            np.testing.assert_array_equal(mine, theirs)
+    same = cases.relabelled(np.arange(60))
+    np.testing.assert_array_equal(same.label, cases.label)
+    np.testing.assert_array_equal(again.aggregates(["ecs_0_0"], 0.1), cases.aggregates(["ecs_0_0"], 0.1))
+
+
 # --- settings --------------------------------------------------------------------------------------------------
 
 

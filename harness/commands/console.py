@@ -58,8 +58,9 @@ def show(result: Result, debug: bool) -> None:
         return summary is not None and "/" in name and name.partition("/")[0] in summary
 
     _show_metrics({name: value for name, value in metrics.items() if not summarised(name)})
+    ends = {f"{name}_{end}" for name in metrics for end in ("low", "high")}  # told by the audit
     for name, reason in result.report.undefined.items():
-        if not summarised(name):
+        if name not in ends and not summarised(name):
             print(f"  {name:<26}    undefined  {reason}")
     if summary is not None:
         print(f"\n{summary.to_string(index=False, float_format=number, na_rep='-')}\n")
