@@ -1,4 +1,4 @@
-"""What to try when a language model needs too much memory or time."""
+"""What to try when a language model needs too much memory or time, or was seen too little of."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _LIGHTER = {  # precisions that need less memory, the least loss first, and what
     "int8": (("nf4", "half"),),
 }
 _SHORT, _MEDIUM = 2000, 6000  # tokens: below the first a batch helps most, up to the second the attention kernel
+_WIDE = 0.1  # an interval wider than this does not tell detectors apart
 _COMPILED = 600  # seconds of inference from which compiling pays
 
 
@@ -75,3 +76,11 @@ def speed(settings: Mapping[str, Any], metrics: Mapping[str, float], batch: str)
 
 def _tokens(metrics: Mapping[str, float]) -> float | None:
     return metrics["tokens"] / metrics["samples"] if metrics.get("samples") and "tokens" in metrics else None
+
+
+def more(settings: Mapping[str, Any], metrics: Mapping[str, float], name: str) -> Iterator[Remedy]:
+    """More data, where there are any, for a figure whose interval is wide or that has none."""
+    ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
+    if settings.get("limit") and (not ends or ends[1] - ends[0] > _WIDE):
+        why = f"the interval of {name} is {ends[1] - ends[0]:.2f} wide" if ends else f"{name} has no interval"
+        yield Remedy("quality", "limit", 10 * settings["limit"], f"{why}: more data")

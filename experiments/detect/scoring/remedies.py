@@ -8,8 +8,6 @@ from typing import Any
 from experiments.models import remedies
 from harness.stage import Remedy
 
-_MANY = 0.1  # an interval wider than this does not tell detectors apart
-
 
 def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator[Remedy]:
     """Memory and speed of the language model; then other heads, another detector, more data, the threshold."""
@@ -24,9 +22,7 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
         if metrics.get(f"auc_{part}", 0.0) >= metrics["auc"]:
             alone = f"auc_{part} alone is {metrics[f'auc_{part}']:.3f}"
             yield Remedy("quality", weight, 0, f"{alone}, no worse than the combination's {metrics['auc']:.3f}")
-    width = metrics.get("auc_high", 1.0) - metrics.get("auc_low", 0.0)
-    if width > _MANY and settings["limit"]:
-        yield Remedy("quality", "limit", 10 * settings["limit"], f"the interval of auc is {width:.2f} wide: more data")
+    yield from remedies.more(settings, metrics, "auc")
     if metrics.get("f1", 1.0) <= metrics.get("f1_prior", 0.0):
         why = f"f1 {metrics['f1']:.3f} is no better than calling everything hallucinated ({metrics['f1_prior']:.3f})"
         yield Remedy("quality", "threshold", "auto", why)

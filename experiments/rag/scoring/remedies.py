@@ -9,8 +9,6 @@ from experiments.models import remedies
 from experiments.rag.detectors import DETECTORS, FUSED
 from harness.stage import Remedy
 
-_MANY = 0.1  # an interval wider than this does not tell detectors apart
-
 
 def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator[Remedy]:
     """A lighter model, larger batches, requests beside each other; then a better detector, fusion, more questions."""
@@ -37,6 +35,4 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
         yield Remedy("quality", "fusion", other, f"{auc} and fusion={settings['fusion']}")
     other = "mean" if settings["aggregation"] == "min" else "min"
     yield Remedy("quality", "aggregation", other, f"{auc} and sentences taken by their {settings['aggregation']}")
-    width = metrics.get("auc_high", 1.0) - metrics.get("auc_low", 0.0)
-    if width > _MANY and settings.get("limit"):
-        yield Remedy("quality", "limit", 10 * settings["limit"], f"the interval of auc is {width:.2f} wide: more data")
+    yield from remedies.more(settings, metrics, "auc")
