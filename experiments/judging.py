@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -19,7 +19,8 @@ from experiments.protocols import C, Cases, Fit, Judged, Rule, Scorer, Scores, T
 from harness.running.differences import CLEAR, interval, less
 from harness.stage import Late, Report, Undefined, judged_on
 
-_ROUNDS = 199  # permutations: the smallest p is 0.01
+_ROUNDS = 199  # permutations at most: the smallest p is 0.01
+_ENOUGH = 10  # of them on either side of a figure: nothing can be seen any more
 _MUCH = 3  # times the variance of fixed scores: a jackknife with refits beyond it says that much is learnt
 _COUNTS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # what stands above and below the line
     "f1": (lambda label, call: 2 * label * call, lambda label, call: label + call),
@@ -61,6 +62,7 @@ class Judge(Generic[C]):
     given: Scores = field(default_factory=dict)
     absent: Callable[[str], str] = "no detector is called {}".format  # why there are no scores of a name
     _kept: dict[tuple[str, Any], pd.Series[float]] = field(default_factory=dict)
+    _drawn: list[tuple[Ints, Scores]] = field(default_factory=list)  # permutations, as many as were needed
 
     @property
     def judged(self) -> Judged[C]:
@@ -121,9 +123,10 @@ class Judge(Generic[C]):
 
         The squares add up to w F + (1 - w) J, where F is the variance of fixed scores and J that of the delete-d
         jackknife with refits (Shao and Wu 1989).  Under Hoeffding's decomposition of a statistic of degree two, such as
-        an AUROC out of fold is with scores that are sums over training cases, its variance is V1 + V2, while F is V1 +
-        V2 / 2 on average, for a pair of cases counts twice, each scoring the other, and J is V1 + r V2 with r = 1 + n /
-        m, where m of n groups stay.  So w = (r - 1) / (r - 1/2).
+        an AUROC out of fold is with scores that are sums over training cases, its variance is V1 + V2.  F is V1 + V2/2
+        on average, for a pair of cases counts twice, each scoring the other, and J is V1 + r V2 with r = 1 + n / m,
+        where m of n groups stay; so w = (r - 1) / (r - 1/2).  Where J is of a part of the groups only, its ratio to F
+        is taken for that among all, which makes the interval a little wide: of more data less is left to learn.
         """
         if (name, stratum) not in self._kept:
             self._kept[name, stratum] = self._influence(name, stratum)
@@ -138,10 +141,10 @@ class Judge(Generic[C]):
         part = self._ranked_in(name, stratum)
         known = [self._known(again.scores[name], stratum, part) for again in self._refits]
         areas = pd.Series([statistics.auc(each.labels, each.scores) for each in known])
-        stay = 1 - self._refits[0].share
-        moved = (areas - areas.mean()) * np.sqrt(stay / (1 - stay) / (len(areas) - 1))
-        weight = (1 / stay) / (1 / stay + 0.5)
-        moves: pd.Series[float] = pd.concat({"group": fixed * np.sqrt(weight), "refit": moved * np.sqrt(1 - weight)})
+        stay, of, _ = self._refits[0]
+        weight = 1 / (1 + stay / 2)
+        moved = (areas - areas.mean()) * np.sqrt((1 - weight) * of * stay / (1 - stay) / (len(areas) - 1))
+        moves: pd.Series[float] = pd.concat({"group": fixed * np.sqrt(weight), "refit": moved})
         return moves
 
     @cached_property
@@ -164,27 +167,36 @@ class Judge(Generic[C]):
             p = statistics.auc_p(area, influence)
             if part or (not self._learns_much(influence) and not (area < 0.5 and p <= CLEAR)):
                 return p
-        drawn = [self._area_of(name, source, scores) for source, scores in self._permuted]
-        return statistics.permutation_p(self.auc(name), np.array(drawn))
+        return self._permutation_p(name)
+
+    def _permutation_p(self, name: str) -> float:
+        """The p among permuted labels, of which no more are drawn once it is clear that there is nothing to see."""
+        observed, above, below = self.auc(name), 0, 0
+        for drawn, (source, scores) in enumerate(self._permuted(), start=1):
+            area = self._area_of(name, source, scores)
+            above, below = above + (area >= observed), below + (area <= observed)
+            if min(above, below) >= _ENOUGH:
+                return min(1.0, 2 * min(above, below) / drawn)  # Besag and Clifford 1991
+        return min(1.0, 2 * (1 + min(above, below)) / (1 + _ROUNDS))  # itself counted: Phipson and Smyth 2010
 
     def _learns_much(self, influence: pd.Series[float]) -> bool:
-        """Whether J is many times F."""
-        squares = (influence**2).groupby(level=0).sum()
-        if "refit" not in squares:
+        """Whether J is many times F; not of so many groups that learning again would take long."""
+        if "refit" not in influence or self._refits[0].of < 1:
             return False
-        return bool(squares["refit"] / squares["group"] * 2 / (1 - self._refits[0].share) > _MUCH)
+        squares, stay = (influence**2).groupby(level=0).sum(), self._refits[0].stay
+        return bool(squares["refit"] * 2 / stay > _MUCH * squares["group"])
 
-    @cached_property
-    def _permuted(self) -> list[tuple[Ints, Scores]]:
-        """Whose label each case was given, and what was learnt of them says; groups change places within a fold."""
-        judged, rng = self.judged, np.random.default_rng(self.rule.seed)
+    def _permuted(self) -> Iterator[tuple[Ints, Scores]]:
+        """Whose label each case is given, and what is learnt of them says; groups change places within a fold."""
+        judged = self.judged
         part = np.zeros(len(self.cases.labels), np.int64) if judged.part is None else judged.part
-        rows, made = np.flatnonzero(self.cases.labels >= 0), []
-        for _ in range(_ROUNDS):
-            source = np.arange(len(self.cases.labels))
-            source[rows] = rows[statistics.permuted(self.cases.groups[rows], part[rows], rng)]
-            made.append((source, judged.relabelled(source) if judged.relabelled else judged.scores))
-        return made
+        rows = np.flatnonzero(self.cases.labels >= 0)
+        for number in range(_ROUNDS):
+            if number == len(self._drawn):
+                rng, source = np.random.default_rng((self.rule.seed, number)), np.arange(len(self.cases.labels))
+                source[rows] = rows[statistics.permuted(self.cases.groups[rows], part[rows], rng)]
+                self._drawn.append((source, judged.relabelled(source) if judged.relabelled else judged.scores))
+            yield self._drawn[number]
 
     def _area_of(self, name: str, source: Ints, scores: Scores) -> float:
         """AUROC of scores, had each case the label of another."""

@@ -134,7 +134,7 @@ def test_labels_may_be_true_or_false_and_features_short_numbers() -> None:
 def test_no_result_depends_on_how_many_are_worked_on_at_once(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [DetectScore(**weights) for weights in WEIGHTS]
     expected = score_many(Records(DATA[data], None, {}), settings)
-    monkeypatch.setattr(grid, "_CELLS", 1)
+    monkeypatch.setattr(statistics, "_CELLS", 1)
     pd.testing.assert_frame_equal(score_many(Records(DATA[data], None, {}), settings), expected)
 
 
@@ -172,9 +172,11 @@ def test_the_sorted_auc_is_that_of_ranks_bit_for_bit(rows: list[tuple[int, float
     both = np.array([scores, -scores])
     known = ~np.isnan(scores)  # as the judge leaves out what could not be had
     if len(set(labels[known])) == 2:
-        np.testing.assert_array_equal(grid._aucs(labels, both), statistics.column_aucs(labels[known], both[:, known].T))
+        np.testing.assert_array_equal(
+            statistics.row_aucs(labels, both), statistics.column_aucs(labels[known], both[:, known].T)
+        )
     else:
-        assert np.isnan(grid._aucs(labels, both)).all()
+        assert np.isnan(statistics.row_aucs(labels, both)).all()
 
 
 # --- released features -----------------------------------------------------------------------------------------------

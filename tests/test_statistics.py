@@ -181,12 +181,6 @@ def test_ranks_are_those_within_a_part_and_of_what_is_there() -> None:
     np.testing.assert_array_equal(ranks, [0.75, np.nan, 0.25, 0.75, 0.25])
 
 
-def test_the_p_of_a_permutation_counts_the_figure_itself() -> None:
-    drawn = np.linspace(0, 1, 199)
-    assert statistics.permutation_p(2.0, drawn) == statistics.permutation_p(-1.0, drawn) == 2 / 200
-    assert statistics.permutation_p(0.5, drawn) == 1.0
-
-
 @pytest.mark.parametrize("n", [30, 300])
 def test_right_probabilities_have_the_calibration_error_that_chance_gives_and_wrong_ones_have_more(n: int) -> None:
     rng, gaps, small = np.random.default_rng(0), [], []

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from docs.generate import MEASURED
 from docs.measured import Row, judging, montecarlo, sweeps
 
-_DRAWS = 200  # a rate of 0.95 is then known to 0.015
+_DRAWS = 150  # a rate of 0.95 is then known to 0.02
 _SEED = 20261127
 
 

@@ -167,7 +167,9 @@ def choose_heads(train: Responses, params: DetectScore) -> list[str]:
 def best_columns(columns: Columns, label: Ints, count: int, params: DetectScore) -> list[str]:
     """The `count` columns that tell label 1 best on these spans, best first; earlier columns win ties."""
     if params.select == "auc":
-        worth = statistics.column_aucs(label, columns.values)
+        rows = np.ascontiguousarray(columns.values.T)
+        parts = statistics.blocks(*rows.shape)
+        worth = np.concatenate([statistics.row_aucs(label, rows[part]) for part in parts]) if parts else np.empty(0)
     else:
         statistics.require_two_classes(label)
         worth = mutual_info_classif(columns.values, label, random_state=params.fold_seed)

@@ -23,9 +23,6 @@ from harness.stage import Records, Undefined
 # How many heads (0: those that the settings name) and layers are summed, alpha, m.
 Point = tuple[int, int, float | Literal["best"], float]
 
-_CELLS = 1 << 15  # numbers worked on at once: 256 KB
-_LARGE = 2.0**64  # scores beyond it leave no bit for the label
-
 
 def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = LINEAR) -> pd.DataFrame:
     """Return the chosen metrics that `score` reports for each of the settings, one row each; NaN means undefined.
@@ -81,9 +78,9 @@ def _measure(cases: Responses, params: DetectScore, points: list[Point], protoco
         statistics.require_two_classes(labels)
     except Undefined:
         return measured
-    for block in _blocks(len(points), len(labels)):
+    for block in statistics.blocks(len(points), len(labels)):
         scores = np.array([np.bincount(cases.response, span_scores(point)) for point in points[block]]) / sizes
-        measured[block] = np.column_stack([_aucs(labels, scores), _pearsons(labels, scores)])
+        measured[block] = np.column_stack([statistics.row_aucs(labels, scores), _pearsons(labels, scores)])
     return measured
 
 
@@ -100,9 +97,9 @@ def _fit(
         fit = cases if len(train) == len(labels) else cases.take(train)
         if params.threshold == "auto":  # which needs both to learn from
             statistics.require_two_classes(labels[train])
-        best_layers = _rank(fit.pks, fit.label, max(layers), params)
+        best_layers = best_columns(fit.pks, fit.label, max(layers), params)
         auto = params.heads == "auto"
-        best_heads = _rank(fit.ecs, 1 - fit.label, max(heads), params) if auto else choose_heads(fit, params)
+        best_heads = best_columns(fit.ecs, 1 - fit.label, max(heads), params) if auto else choose_heads(fit, params)
         in_train, in_test = np.isin(cases.response, train), np.isin(cases.response, test)
         own_ecs = _scaled_sums(cases.ecs, best_heads, heads, in_train)
         own_pks = _scaled_sums(cases.pks, best_layers, layers, in_train)
@@ -122,18 +119,6 @@ def _fit(
     return score_spans
 
 
-def _rank(columns: Columns, label: Ints, count: int, params: DetectScore) -> list[str]:
-    """What best_columns returns, sooner."""
-    if params.select != "auc":
-        return best_columns(columns, label, count, params)
-    statistics.require_two_classes(label)
-    rows = np.ascontiguousarray(columns.values.T)
-    worth = np.empty(len(rows))
-    for block in _blocks(*rows.shape):
-        worth[block] = _aucs(label, rows[block])
-    return [columns.names[i] for i in np.argsort(-worth, kind="stable")[:count]]
-
-
 def _scaled_sums(columns: Columns, names: list[str], counts: set[int], reference: Bools) -> dict[int, Floats]:
     """The sum (n,) of the first `count` columns for each of the counts (0: of all), scaled to 0-1 on the reference."""
     total, sums = np.zeros(len(columns.values)), dict[int, Floats]()
@@ -144,29 +129,6 @@ def _scaled_sums(columns: Columns, names: list[str], counts: set[int], reference
     if 0 in counts:
         sums[0] = min_max(total[reference])(total)
     return sums
-
-
-def _aucs(labels: Ints, scores: Floats) -> Floats:
-    """AUROC of every row of `scores` (s, n), bit for bit as statistics.column_aucs has it, many times sooner.
-
-    One sort orders the scores with the labels in their last place: scores are brought below 1 by a power of two, which
-    frees a bit of the exponent.  Among tied scores label 1 then comes last and wins, which the same sort with the
-    labels turned round corrects.
-    """
-    if not max(scores.max(), -scores.min()) < _LARGE:  # too large, infinite or not a number
-        return np.array([_of_known(statistics.auc, labels, row) for row in scores])
-    bits = (scores * (1 / _LARGE) + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
-    keys = ((bits ^ ((bits >> 63) & np.int64(2**63 - 1))) << 1) | labels
-    keys.sort(axis=1)
-    positives = int(labels.sum())
-    ranks = np.arange(1.0, len(labels) + 1)
-    rank_sums = (keys & 1) @ ranks
-    tied = ((keys[:, 1:] ^ keys[:, :-1]) == 1).any(axis=1)
-    if tied.any():
-        turned = np.sort(keys[tied] ^ 1, axis=1)
-        rank_sums[tied] = (rank_sums[tied] + (1 - (turned & 1)) @ ranks) / 2
-    pairs = positives * (len(labels) - positives)
-    return np.asarray((rank_sums - positives * (positives + 1) / 2) / pairs, dtype=np.float64)
 
 
 def _of_known(figure: Callable[[Any, Any], float], labels: Ints, scores: Floats) -> float:
@@ -188,9 +150,3 @@ def _pearsons(labels: Ints, scores: Floats) -> Floats:
     for row in np.flatnonzero(np.isnan(scores).any(axis=1)):
         values[row] = _of_known(statistics.pearson, labels.astype(np.float64), scores[row])
     return np.asarray(values, dtype=np.float64)
-
-
-def _blocks(rows: int, width: int) -> list[slice]:
-    """All rows, in slices of so few that they stay in a core's cache."""
-    step = max(1, _CELLS // width)
-    return [slice(start, start + step) for start in range(0, rows, step)]
