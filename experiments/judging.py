@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
-from experiments.protocols import C, Cases, Fit, Judged, Rule, Scorer, Scores, Thinned, Way
+from experiments.protocols import C, Fit, Judged, Rule, Scorer, Scores, Thinned, Way
 from harness.running.differences import CLEAR, interval, less
 from harness.stage import Late, Report, Undefined, judged_on
 
@@ -62,7 +62,9 @@ class Judge(Generic[C]):
     given: Scores = field(default_factory=dict)
     absent: Callable[[str], str] = "no detector is called {}".format  # why there are no scores of a name
     _kept: dict[tuple[str, Any], pd.Series[float]] = field(default_factory=dict)
-    _drawn: list[tuple[Ints, Scores]] = field(default_factory=list)  # permutations, as many as were needed
+    _drawn: list[tuple[Ints, Callable[[], Scores]]] = field(
+        default_factory=list
+    )  # permutations, as many as were needed
 
     @property
     def judged(self) -> Judged[C]:
@@ -125,8 +127,7 @@ class Judge(Generic[C]):
         jackknife with refits (Shao and Wu 1989).  Under Hoeffding's decomposition of a statistic of degree two, such as
         an AUROC out of fold is with scores that are sums over training cases, its variance is V1 + V2.  F is V1 + V2/2
         on average, for a pair of cases counts twice, each scoring the other, and J is V1 + r V2 with r = 1 + n / m,
-        where m of n groups stay; so w = (r - 1) / (r - 1/2).  Where J is of a part of the groups only, its ratio to F
-        is taken for that among all, which makes the interval a little wide: of more data less is left to learn.
+        where m of n groups stay; so w = (r - 1) / (r - 1/2).
         """
         if (name, stratum) not in self._kept:
             self._kept[name, stratum] = self._influence(name, stratum)
@@ -138,14 +139,48 @@ class Judge(Generic[C]):
             if name not in self.given and self.judged.flattered:
                 raise Undefined("none holds for what is judged on what it has learnt from")
             return pd.concat({"group": fixed})
-        part = self._ranked_in(name, stratum)
-        known = [self._known(again.scores[name], stratum, part) for again in self._refits]
-        areas = pd.Series([statistics.auc(each.labels, each.scores) for each in known])
-        stay, of, _ = self._refits[0]
-        weight = 1 / (1 + stay / 2)
-        moved = (areas - areas.mean()) * np.sqrt((1 - weight) * of * stay / (1 - stay) / (len(areas) - 1))
+        return self._beside_refits(fixed, self.scores(name), name, stratum)
+
+    def compared(self, name: str, stratum: Any = None) -> pd.Series[float]:
+        """The influence on the AUROC, for comparing it with another of the same cases."""
+        if name not in self.given:
+            return self.influence(name, stratum)
+        return self._comparable(statistics.auc_influence(*self.known(name, stratum)), self.given[name], stratum)
+
+    def _comparable(self, fixed: pd.Series[float], scores: NDArray[Any], stratum: Any = None) -> pd.Series[float]:
+        """What moves scores that no refit changes, in the parts that what is learnt has: what they share cancels."""
+        with suppress(Undefined):
+            if self._refits:
+                return self._beside_refits(fixed, scores, None, stratum)
+        return pd.concat({"group": fixed})
+
+    def _beside_refits(
+        self, fixed: pd.Series[float], scores: NDArray[Any], learnt: str | None, stratum: Any
+    ) -> pd.Series[float]:
+        """An influence in two parts: of scores as they are, and how far each AUROC of fewer groups is from their mean.
+
+        Where only some of the groups are looked at, J is to F what it is among these.
+        """
+        share, looked, _, _ = self._refits[0]
+        part = None if learnt is None else self._ranked_in(learnt, stratum)
+        try:
+            areas = []
+            for again in self._refits:
+                known = self._known(scores if learnt is None else again.scores[learnt], stratum, part, again.left)
+                areas.append(statistics.auc(known.labels, known.scores))
+            larger = 1.0 if looked.all() else self._larger(fixed, self._known(scores, stratum, part, looked))
+        except Undefined as reason:
+            why = f"without some {self.cases.words.group}s too little is left to learn by: {reason}"
+            raise Undefined(why) from reason
+        weight, moved = 1 / (1 + share / 2), pd.Series(areas) - float(np.mean(areas))
+        moved *= np.sqrt((1 - weight) * larger * share / (1 - share) / (len(areas) - 1))
         moves: pd.Series[float] = pd.concat({"group": fixed * np.sqrt(weight), "refit": moved})
         return moves
+
+    @staticmethod
+    def _larger(fixed: pd.Series[float], some: Known) -> float:
+        """How many times the variance of some cases that of all is, scores being as they are."""
+        return float((fixed**2).sum() / (statistics.auc_influence(*some) ** 2).sum())
 
     @cached_property
     def _refits(self) -> list[Thinned]:
@@ -172,8 +207,8 @@ class Judge(Generic[C]):
     def _permutation_p(self, name: str) -> float:
         """The p among permuted labels, of which no more are drawn once it is clear that there is nothing to see."""
         observed, above, below = self.auc(name), 0, 0
-        for drawn, (source, scores) in enumerate(self._permuted(), start=1):
-            area = self._area_of(name, source, scores)
+        for drawn, (source, again) in enumerate(self._permuted(), start=1):
+            area = self._area_of(self.given[name] if name in self.given else again()[name], source)
             above, below = above + (area >= observed), below + (area <= observed)
             if min(above, below) >= _ENOUGH:
                 return min(1.0, 2 * min(above, below) / drawn)  # Besag and Clifford 1991
@@ -181,26 +216,29 @@ class Judge(Generic[C]):
 
     def _learns_much(self, influence: pd.Series[float]) -> bool:
         """Whether J is many times F; not of so many groups that learning again would take long."""
-        if "refit" not in influence or self._refits[0].of < 1:
+        if "refit" not in influence or not self._refits[0].looked.all():
             return False
-        squares, stay = (influence**2).groupby(level=0).sum(), self._refits[0].stay
-        return bool(squares["refit"] * 2 / stay > _MUCH * squares["group"])
+        squares = (influence**2).groupby(level=0).sum()
+        return bool(squares["refit"] * 2 / self._refits[0].share > _MUCH * squares["group"])
 
-    def _permuted(self) -> Iterator[tuple[Ints, Scores]]:
+    def _permuted(self) -> Iterator[tuple[Ints, Callable[[], Scores]]]:
         """Whose label each case is given, and what is learnt of them says; groups change places within a fold."""
-        judged = self.judged
-        part = np.zeros(len(self.cases.labels), np.int64) if judged.part is None else judged.part
+        judged = None if isinstance(self._judged_or_why_not, Undefined) else self._judged_or_why_not
+        part = judged.part if judged and judged.part is not None else np.zeros(len(self.cases.labels), np.int64)
         rows = np.flatnonzero(self.cases.labels >= 0)
         for number in range(_ROUNDS):
             if number == len(self._drawn):
                 rng, source = np.random.default_rng((self.rule.seed, number)), np.arange(len(self.cases.labels))
                 source[rows] = rows[statistics.permuted(self.cases.groups[rows], part[rows], rng)]
-                self._drawn.append((source, judged.relabelled(source) if judged.relabelled else judged.scores))
+                self._drawn.append((source, cache(partial(self._relearnt, source))))
             yield self._drawn[number]
 
-    def _area_of(self, name: str, source: Ints, scores: Scores) -> float:
+    def _relearnt(self, source: Ints) -> Scores:
+        return self.judged.relabelled(source) if self.judged.relabelled else self.judged.scores
+
+    def _area_of(self, scores: NDArray[Any], source: Ints) -> float:
         """AUROC of scores, had each case the label of another."""
-        values = np.asarray(self.given.get(name, scores.get(name)), dtype=np.float64)
+        values = np.asarray(scores, dtype=np.float64)
         labels, rows = self.cases.labels[source], self._rows(values, None)
         return statistics.auc(labels[rows], values[rows])
 
@@ -219,7 +257,7 @@ class Judge(Generic[C]):
 
     def mean_influence(self, name: str, strata: Sequence[Any]) -> pd.Series[float]:
         """How much each group moves the mean of the AUROCs in strata."""
-        together = pd.concat([self.influence(name, stratum) for stratum in strata])
+        together = pd.concat([self.compared(name, stratum) for stratum in strata])
         return together.groupby(level=[0, 1], sort=False).sum() / len(strata)
 
     def calls(self, name: str, stratum: Any = None) -> tuple[Ints, Ints]:
@@ -273,11 +311,12 @@ class Judge(Generic[C]):
         """What `known` has, with scores that are never ranks."""
         return self._known(self.scores(name), stratum, None)
 
-    def baseline(self, learn: Fit[C]) -> Known:
-        """What a trivial detector has scored by the same protocol, as ranks within its fold where there are folds."""
+    def baseline(self, learn: Fit[C]) -> Floats:
+        """What a trivial detector scores by the same protocol (n,), as ranks within its fold where there are folds."""
         judged = self.way(learn, replace(self.rule, thresholds={}))
         (scores,) = judged.scores.values()
-        return self._known(scores, None, judged.part)
+        labelled = np.where(self.cases.labels >= 0, scores, np.nan)
+        return labelled if judged.part is None else statistics.ranks_within(labelled, judged.part)
 
     def prevalence(self) -> float:
         """Share of positives among the cases whose label is known."""
@@ -298,7 +337,7 @@ class Judge(Generic[C]):
         """Report a detector's AUROC, with the ends of its interval and what moves it."""
         report.measure(metric, lambda: self.auc(name, stratum))
         report.measure_ends(metric, lambda: self.interval(name, stratum))
-        explain(report, metric, lambda: self.influence(name, stratum))
+        explain(report, metric, lambda: self.compared(name, stratum))
 
     def measure_p(self, report: Report, metric: str, name: str, part: bool = False) -> None:
         """Report the p against chance of the AUROC of a detector, or of a part of one."""
@@ -313,9 +352,10 @@ class Judge(Generic[C]):
 
     def measure_baseline(self, report: Report, metric: str, learn: Fit[C]) -> None:
         """Report a trivial detector's AUROC, and what moves it."""
-        known = cache(lambda: self.baseline(learn))
+        scores = cache(lambda: self.baseline(learn))
+        known = cache(lambda: self._known(scores(), None, None))
         report.measure(metric, lambda: statistics.auc(known().labels, known().scores))
-        explain(report, metric, lambda: pd.concat({"group": statistics.auc_influence(*known())}))
+        explain(report, metric, lambda: self._comparable(statistics.auc_influence(*known()), scores()))
 
     def draw(self, report: Report, names: Sequence[str], colours: Mapping[str, str]) -> None:
         """ROC and precision-recall curves of the detectors whose scores are of both labels."""
@@ -330,9 +370,10 @@ class Judge(Generic[C]):
             raise Undefined(self.absent(name))
         return values[name]
 
-    def _known(self, scores: NDArray[Any], stratum: Any, part: Ints | None) -> Known:
-        """What is known of scores (n,); where they are told by the `part` that has learnt what gave them, as ranks."""
+    def _known(self, scores: NDArray[Any], stratum: Any, part: Ints | None, of: Bools | None = None) -> Known:
+        """What is known of scores (n,), `of` some cases; as ranks within the `part` that has learnt what gave them."""
         scores = np.asarray(scores, dtype=np.float64)
+        scores = scores if of is None else np.where(of, scores, np.nan)
         rows = self._rows(scores, stratum)
         if part is not None:
             scores = statistics.ranks_within(np.where(self.cases.labels >= 0, scores, np.nan), part)
@@ -348,38 +389,3 @@ def explain(report: Report, metric: str, influence: Callable[[], pd.Series[float
     if metric in report.metrics:
         with suppress(Undefined):
             report.influence[metric] = influence()
-
-
-# --- trivial detectors -------------------------------------------------------------------------------------------
-
-
-def fit_length(train: Cases) -> Scorer[Any]:
-    """The length of a case, longer or shorter being worse as training says."""
-    known = train.labels >= 0
-    sign = 1.0 if statistics.auc(train.labels[known], train.lengths[known]) >= 0.5 else -1.0
-    return lambda cases: {"length": sign * cases.lengths}
-
-
-def fit_stratum(train: Cases) -> Scorer[Any]:
-    """The share of positives among training cases of the same stratum; of all, for one never seen."""
-    words = train.words
-    if train.stratum is None:
-        raise Undefined(f"the data name no {words.stratum}s")
-    known = train.labels >= 0
-    labels = pd.Series(train.labels[known])
-    strata = pd.Series(np.asarray(train.stratum)[known], dtype=object)
-    rates, prior = labels.groupby(strata.to_numpy()).mean(), labels.mean()
-    if labels.empty:
-        raise Undefined("there is nothing to score")
-    if len(rates) < 2:
-        raise Undefined(f"every {words.case} is of {words.stratum} {strata.iloc[0]}")
-    return lambda cases: {"stratum": pd.Series(cases.stratum).map(rates).fillna(prior).to_numpy(np.float64)}
-
-
-def picks(detectors: Sequence[Scorer[Any]], chosen: Callable[[Any], Sequence[str]]) -> dict[str, float]:
-    """In which share of the fits each column was chosen."""
-    shares: dict[str, float] = {}
-    for detector in detectors:
-        for name in chosen(detector):
-            shares[name] = shares.get(name, 0.0) + 1 / len(detectors)
-    return shares

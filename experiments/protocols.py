@@ -13,14 +13,15 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from experiments import statistics
-from experiments.arrays import Floats, Ints
+from experiments.arrays import Bools, Floats, Ints
 from harness.stage import Undefined
 
 _ROUNDS = 40  # of learning without some of the groups
-_MOST = 600  # groups that are looked at: of more, what learning adds is known from these
+_MOST = 600  # groups from which is known what learning adds to the spread of more
 _SHARE = 0.2  # of the groups that are left out: of fewer, a choice that is a near thing would weigh too much
 
 
@@ -46,7 +47,7 @@ class Cases(Protocol):
 
     @property
     def groups(self) -> NDArray[Any]:
-        """What no split may part, and intervals resample whole (n,)."""
+        """What no split may part, and no interval takes for more than one (n,)."""
 
     @property
     def stratum(self) -> NDArray[Any] | None:
@@ -70,13 +71,11 @@ Fit = Callable[[C], Scorer[C]]
 
 
 class Thinned(NamedTuple):
-    """Scores of every case (n,), learnt anew from a share of some groups that `stay`, NaN elsewhere.
+    """Scores learnt anew from those cases that are `left` (n,), which is a share of the groups `looked` at (n,)."""
 
-    Some are the part `of` all groups.
-    """
-
-    stay: float
-    of: float
+    share: float
+    looked: Bools
+    left: Bools
     scores: Scores
 
 
@@ -115,7 +114,8 @@ def in_sample(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
 
     def relabelled(source: Ints) -> Scores:
         others = cases.relabelled(source)
-        return held_out(others, others, fit, replace(rule, thresholds={})).scores
+        scores = held_out(others, others, fit, replace(rule, thresholds={})).scores
+        return {name: values for name, values in scores.items() if values.dtype != object}
 
     return replace(held_out(cases, cases, fit, rule), relabelled=relabelled, flattered=True)
 
@@ -173,26 +173,28 @@ def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
 
 
 def _without(cases: C, fit: Fit[C], split: list[tuple[Ints, Ints]], scores: Scores, seed: int) -> list[Thinned]:
-    """Scores out of fold without a share of each fold's groups, drawn anew each time; the folds are as they are.
-
-    Of many groups only some are looked at, the same each time, so that learning again takes no longer.
-    """
-    rng, groups = np.random.default_rng(seed), [np.unique(cases.groups[tested]) for _, tested in split]
-    there = sum(map(len, groups))
-    looked = min(1.0, _MOST / there)
-    groups = [rng.permutation(each)[: max(2, round(looked * len(each)))] for each in groups]
-    drawn = [max(1, round(_SHARE * len(each))) for each in groups]
-    count = sum(map(len, groups))
+    """Scores out of fold without a fifth of the groups, drawn anew each time; the folds are as they are."""
+    rng = np.random.default_rng(seed)
+    groups = _some(cases, np.concatenate([tested for _, tested in split]), rng)
+    looked, gone = np.isin(cases.groups, groups), max(1, round(_SHARE * len(groups)))
     found = []
     for _ in range(_ROUNDS):
-        stay = [rng.permutation(each)[gone:] for each, gone in zip(groups, drawn, strict=True)]
-        left = np.isin(cases.groups, np.concatenate(stay))
+        left = np.isin(cases.groups, rng.permutation(groups)[gone:])
         some = [(train[left[train]], test[left[test]]) for train, test in split]
-        again = _scored(cases, cases, fit, some, scores)
-        for values in again.values():
-            values[~left] = np.nan
-        found.append(Thinned(1 - sum(drawn) / count, count / there, again))
+        again = _scored(cases, cases, fit, [(train, test) for train, test in some if len(train) and len(test)], scores)
+        found.append(Thinned(1 - gone / len(groups), looked, left, again))
     return found
+
+
+def _some(cases: Cases, rows: Ints, rng: np.random.Generator) -> NDArray[Any]:
+    """All groups of these rows, or of very many as many of either label as there may be."""
+    positive = pd.Series(cases.labels[rows]).groupby(cases.groups[rows]).max() == 1
+    if len(positive) <= _MOST:
+        return positive.index.to_numpy()
+    of_label = [rng.permutation(positive.index[positive == label].to_numpy()) for label in (True, False)]
+    few = min(map(len, of_label))
+    counts = [min(len(each), max(_MOST // 2, _MOST - few)) for each in of_label]
+    return np.sort(np.concatenate([each[:count] for each, count in zip(of_label, counts, strict=True)]))
 
 
 def _relabelled(cases: C, fit: Fit[C], split: list[tuple[Ints, Ints]], scores: Scores, source: Ints) -> Scores:

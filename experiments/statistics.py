@@ -77,7 +77,7 @@ def _auc_of_known(labels: Ints, scores: Floats) -> float:
 
 def blocks(rows: int, width: int) -> list[slice]:
     """All rows, in slices of so few that they stay in a core's cache."""
-    step = max(1, _CELLS // width)
+    step = max(1, _CELLS // max(1, width))
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 

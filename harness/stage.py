@@ -219,6 +219,12 @@ def judged_on(protocol: str, groups: Iterable[object], labels: Iterable[object])
     return f"{protocol}: {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
 
 
+def judged_together(first: str, second: str) -> str:
+    """Of two that judged_on gives, one that is the same only where both are; in the words of the first."""
+    words, _, digest = first.rpartition(": ")
+    return f"{words}: {hashlib.sha256(f'{digest} {second}'.encode()).hexdigest()[:16]}"
+
+
 @dataclass(frozen=True)
 class Audited:
     """All that an audit looks at: a stage, what it observed and concluded, by which settings, and whether anew."""
@@ -323,7 +329,7 @@ class Stage(Generic[I, S]):
     `(device, repeats, quick, progress)`.
     `strata(frame)` gives for each row the group that no split may part, and the label that a split spreads evenly.
     `held_out(train, test, params)` learns from the one and judges on the other.  `score_many(records, params, names)`
-    is `score` for many settings at once, a row each, NaN being undefined; it can give the metrics in `quick`.
+    is `score` for many settings at once, without what takes long; it can give the metrics in `quick`.
     `feature_ranges` maps the prefix of feature columns to the closed range that their values must lie in.
     `checks()` are those of the audit that only this stage has.
     `remedies(settings, metrics)` lists what to try after a run with these settings and figures, the most promising
@@ -346,6 +352,6 @@ class Stage(Generic[I, S]):
     checks: Callable[[], Sequence[Check]] = tuple
     read: Callable[[Path], Records] | None = None
     benches: Mapping[str, Callable[[str, int, bool, Progress], pd.DataFrame]] = field(default_factory=dict)
-    score_many: Callable[[Records, Sequence[S], Collection[str]], pd.DataFrame] | None = None
+    score_many: Callable[[Records, Sequence[S], Collection[str]], list[Report]] | None = None
     quick: tuple[str, ...] = ()
     remedies: Callable[[Mapping[str, Any], Mapping[str, float]], Iterable[Remedy]] = no_remedies

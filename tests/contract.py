@@ -345,11 +345,12 @@ class StageContract:
         if stage.score_many is None:
             assert not stage.quick
             return
-        table = stage.score_many(result.records, [params for params, _ in reports], stage.quick)
-        for row, (_, report) in zip(table.to_dict("records"), reports, strict=True):
+        many = stage.score_many(result.records, [params for params, _ in reports], stage.quick)
+        for quick, (_, report) in zip(many, reports, strict=True):
             known = {name: report.metrics[name] for name in stage.quick if name in report.metrics}
-            assert {name: row[name] for name in known} == pytest.approx(known, abs=1e-12)
-            assert all(np.isnan(row[name]) for name in stage.quick if name not in known)
+            assert quick.metrics == pytest.approx(known, abs=1e-12)
+            assert quick.undefined == {name: report.undefined[name] for name in stage.quick if name not in known}
+            assert quick.judged == report.judged
 
     def test_a_holdout_is_judged_in_the_same_words_and_parts_no_group(
         self, stage: Stage[Any, Any], result: run.Result, reports: list[tuple[Params, Report]]

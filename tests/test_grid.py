@@ -20,7 +20,7 @@ from experiments.detect import DETECT
 from experiments.detect.bench import scoring as bench_score
 from experiments.detect.scoring import grid
 from experiments.detect.scoring.detectors import SCORE, best_alpha, fit_linear
-from experiments.detect.scoring.grid import score_many
+from experiments.detect.scoring.grid import score_table
 from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
@@ -85,6 +85,10 @@ def _no_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Judge, name, undefined)
 
 
+def table_of(frame: pd.DataFrame, *arguments: Any) -> pd.DataFrame:
+    return score_table(read_responses(frame), *arguments)
+
+
 def one_by_one(frame: pd.DataFrame, settings: list[DetectScore]) -> pd.DataFrame:
     """What `score` reports."""
     metrics = [DETECT.score(Records(frame, None, {}), each).metrics for each in settings]
@@ -93,7 +97,7 @@ def one_by_one(frame: pd.DataFrame, settings: list[DetectScore]) -> pd.DataFrame
 
 def assert_same(frame: pd.DataFrame, settings: list[DetectScore]) -> pd.DataFrame:
     """AUC bit for bit, PCC to 1e-12."""
-    many, single = score_many(Records(frame, None, {}), settings), one_by_one(frame, settings)
+    many, single = table_of(frame, settings), one_by_one(frame, settings)
     aucs = [name for name in LINEAR if name != "pcc"]
     pd.testing.assert_frame_equal(many[aucs], single[aucs], check_exact=True)
     pd.testing.assert_frame_equal(many[["pcc"]], single[["pcc"]], rtol=0, atol=1e-12)
@@ -133,29 +137,29 @@ def test_labels_may_be_true_or_false_and_features_short_numbers() -> None:
 @pytest.mark.parametrize("data", ["noise", "ties"])
 def test_no_result_depends_on_how_many_are_worked_on_at_once(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [DetectScore(**weights) for weights in WEIGHTS]
-    expected = score_many(Records(DATA[data], None, {}), settings)
+    expected = table_of(DATA[data], settings)
     monkeypatch.setattr(statistics, "_CELLS", 1)
-    pd.testing.assert_frame_equal(score_many(Records(DATA[data], None, {}), settings), expected)
+    pd.testing.assert_frame_equal(table_of(DATA[data], settings), expected)
 
 
 def test_what_is_undefined_is_missing_and_the_rest_is_not() -> None:
     table = assert_same(DATA["too few prompts"], [DetectScore(), DetectScore(protocol="published")])
     assert table.notna().to_numpy().tolist() == [[False, False, True, False, False], [True, True, True, False, False]]
-    assert score_many(Records(DATA["one class"], None, {}), [DetectScore()]).isna().all(axis=None)
+    assert table_of(DATA["one class"], [DetectScore()]).isna().all(axis=None)
 
 
 def test_a_head_that_the_records_lack_is_refused() -> None:
     with pytest.raises(BadInput, match="no column ecs_99_1"):
-        score_many(Records(made(), None, {}), [DetectScore(), DetectScore(heads="99.1")])
+        table_of(made(), [DetectScore(), DetectScore(heads="99.1")])
 
 
 def test_only_the_metrics_asked_for_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [DetectScore(protocol="published"), DetectScore(protocol="published", top_n=1)]
-    expected = score_many(Records(made(), None, {}), settings)
+    expected = table_of(made(), settings)
     monkeypatch.delattr(grid, "folds")
     for metrics in (["auc", "pcc"], ["auc_in_sample"]):
-        pd.testing.assert_frame_equal(score_many(Records(made(), None, {}), settings, metrics), expected[metrics])
-    assert score_many(Records(made(), None, {}), []).shape == (0, len(LINEAR))
+        pd.testing.assert_frame_equal(table_of(made(), settings, metrics), expected[metrics])
+    assert table_of(made(), []).shape == (0, len(LINEAR))
 
 
 SCORES = st.lists(
@@ -194,7 +198,7 @@ def test_the_papers_grid_on_released_features_is_what_the_published_procedure_gi
         return bench_score.published(records.frame, ranked, params)
 
     expected = [published(each.top_n, each.alpha, each.m) for each in settings]
-    table = score_many(records, settings, ("auc", "pcc"))
+    table = table_of(records.frame, settings, ("auc", "pcc"))
     np.testing.assert_allclose(table.to_numpy(), expected, rtol=0, atol=1e-12)
     golden = table[[each == DetectScore(protocol="published", top_n=3, top_k=4) for each in settings]]
     np.testing.assert_allclose(golden, [[0.6885469342604298, 0.32314327508344176]], rtol=0, atol=1e-12)

@@ -17,8 +17,12 @@ from docs.measured import CATCH, COVERAGE, FALSE_ALARM, FIGURE, Row, row
 from experiments import statistics
 from experiments.arrays import Floats, Ints
 from experiments.detect import DETECT
+from experiments.judging import Judge
+from experiments.protocols import Judged
 from experiments.rag import RAG
+from experiments.rag.scoring.answers import Answers
 from harness.running.audit import audit
+from harness.running.differences import difference
 from harness.stage import Audited, Records, Report, Stage, Undefined
 
 _HEADS, _LAYERS = 32, 4
@@ -29,6 +33,7 @@ _SHAPES = (  # responses, share of wrong ones, scorer, and of how many of the dr
     (120, 0.5, "logistic", 1.0),
     (450, 0.5, "logistic", 0.5),
     (300, 0.05, "logistic", 0.25),
+    (800, 0.5, "logistic", 0.25),
     (120, 0.5, "ensemble", 0.25),
 )
 
@@ -86,6 +91,44 @@ def _interval(labels: Ints, scores: Floats, groups: NDArray[Any]) -> tuple[float
         return None
     rests_on = statistics.sizes(labels, scores, groups)
     return statistics.auc_interval(statistics.auc(labels, scores), influence, rests_on)
+
+
+def gains_in_calls(draws: int, seed: int) -> list[Row]:
+    """What two detectors gain over each other on a holdout of prompts of three, one wrong in 20 %, one in 30 %."""
+    rng, found = np.random.default_rng(seed), []
+    common, rate = 0.4, np.array([0.2, 0.3])
+    called = common * (1 - rate) + (1 - common) * rate
+    truths = {
+        "f1": 2 * common * (1 - rate) / (common + called),
+        "precision": common * (1 - rate) / called,
+        "recall": 1 - rate,
+        "accuracy": 1 - rate,
+    }
+    for prompts in (40, 150):
+        drawn = [_calls(rng, prompts, common, rate) for _ in range(draws)]
+        for kind, truth in truths.items():
+            ends = [difference(*pair, kind)[1:] for pair in drawn]
+            held = [low <= truth[0] - truth[1] <= high for low, high in ends]
+            found.append(row(f"`gain` in {kind}", f"{prompts} prompts of three on the holdout", held, COVERAGE))
+    return found
+
+
+def _calls(rng: np.random.Generator, prompts: int, common: float, rate: Floats) -> tuple[Report, Report]:
+    """Reports of two detectors on the same answers, of which those to one prompt share part of what makes a label."""
+    group = np.repeat(np.arange(prompts), 3)
+    latent = np.sqrt(0.4) * rng.normal(size=prompts)[group] + np.sqrt(0.6) * rng.normal(size=len(group))
+    labels = (latent > norm.isf(common)).astype(np.int64)
+    hard = rng.random(len(group))  # which both get wrong
+    frame = pd.DataFrame({"group": group, "tier": "given", "label": labels, "length": 1})
+    reports = []
+    for share in rate:
+        calls = np.where(hard < share, 1 - labels, labels).astype(np.float64)
+        judged: Judged[Answers] = Judged({}, {"calls": calls}, ())
+        judge, report = Judge(Answers(frame, frame[[]]), lambda fit, rule, judged=judged: judged), Report()  # type: ignore[misc]
+        for kind in ("f1", "precision", "recall", "accuracy"):
+            judge.measure_calls(report, kind, "calls")
+        reports.append(report)
+    return reports[0], reports[1]
 
 
 # --- detectors that learn --------------------------------------------------------------------------------------------
@@ -307,6 +350,7 @@ def _probable(rng: np.random.Generator, questions: int, power: int) -> pd.DataFr
 
 SIMULATIONS = {  # how many draws for each that is asked for: some are quick
     fixed_scores: 5,
+    gains_in_calls: 5,
     nothing_to_learn: 1,
     something_to_learn: 1,
     part_without_worth: 1,

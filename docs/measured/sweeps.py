@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from docs.measured import CATCH, COVERAGE, FALSE_ALARM, Row, row
-from experiments import protocols, statistics
+from experiments import protocols, statistics, trivial
 from experiments.detect import DETECT
 from experiments.detect.scoring.detectors import FITS, SCORE, rule
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import Responses, read_responses
-from experiments.judging import Judge, fit_length
+from experiments.judging import Judge
 from experiments.protocols import Way
 from harness.running import hardware
 from harness.running.settings import Plan, resolve
@@ -128,7 +128,7 @@ def _search(own: Halves, rng: np.random.Generator, default: DetectScore) -> tupl
     """The best of some random settings, and what made it the best."""
     tried = [_settings(rng, default) for _ in range(_TRIALS)]
     assert DETECT.score_many is not None
-    values = DETECT.score_many(own.seen, tried, ["auc"])["auc"].to_numpy()
+    values = np.array([report.metrics["auc"] for report in DETECT.score_many(own.seen, tried, ["auc"])])
     return tried[int(values.argmax())], float(values.max())
 
 
@@ -147,7 +147,7 @@ def _report(cases: Responses, way: Way[Responses], params: DetectScore) -> Repor
     """What the stage reports of the AUC and of the length, without all the rest, which takes long."""
     judge, report = Judge(cases, way, lambda train: FITS[params.scorer](train, params), rule(params)), Report()
     judge.measure_auc(report, "auc", SCORE)
-    judge.measure_baseline(report, "auc_length", fit_length)
+    judge.measure_baseline(report, "auc_length", trivial.fit_length)
     return report
 
 

@@ -80,7 +80,9 @@ def _tokens(metrics: Mapping[str, float]) -> float | None:
 
 def more(settings: Mapping[str, Any], metrics: Mapping[str, float], name: str) -> Iterator[Remedy]:
     """More data, where there are any, for a figure whose interval is wide or that has none."""
-    ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
-    if settings.get("limit") and (not ends or ends[1] - ends[0] > _WIDE):
-        why = f"the interval of {name} is {ends[1] - ends[0]:.2f} wide" if ends else f"{name} has no interval"
-        yield Remedy("quality", "limit", 10 * settings["limit"], f"{why}: more data")
+    low, high = (metrics.get(f"{name}_{end}") for end in ("low", "high"))
+    told = (
+        f"{name} has no interval" if low is None or high is None else f"the interval of {name} is {high - low:.2f} wide"
+    )
+    if settings.get("limit") and (low is None or high is None or high - low > _WIDE):
+        yield Remedy("quality", "limit", 10 * settings["limit"], f"{told}: more data")

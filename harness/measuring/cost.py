@@ -76,7 +76,7 @@ class Cost:
 
         batches = [batch for reading in readings for batch in reading.batches]
         counts = [samples for _, samples in batches]
-        waits = np.repeat([1e3 * seconds for seconds, _ in batches], counts) if batches else np.zeros(1)
+        waits = np.repeat([1e3 * seconds for seconds, _ in batches], counts) if sum(counts) else np.zeros(1)
         p50, p95, p99 = (float(p) for p in np.percentile(waits, [50, 95, 99]))
         return cls(
             hardware=hardware,

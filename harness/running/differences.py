@@ -64,8 +64,8 @@ def difference(
             raise Undefined(f"how sure {each} is cannot be said")
     value = first.metrics[names[0]] - second.metrics[names[1]]
     moved = less(first.influence[names[0]], second.influence[names[1]])
-    if not moved.any():
-        return value, value, value
+    if value == 0 and not moved.any():
+        return value, value, value  # one thing twice
     return value, *interval(value, moved, level)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from harness.measuring.clock import Clock
 from harness.running import run
 from harness.running.settings import Plan
-from harness.stage import HELD_OUT, BadInput, Progress, Records, Undefined, judged_on, one_line
+from harness.stage import HELD_OUT, BadInput, Progress, Records, Report, Undefined, judged_on, judged_together, one_line
 from harness.sweeping.engines import in_fresh_process
 
 _OTHER_ROWS = (
@@ -199,9 +199,7 @@ class Evaluator:
         seconds = (time.perf_counter() - start) / len(plans)
         # Where it is not asked for, a cost may be that of an earlier run, measured in other circumstances.
         cost = records.cost.metrics() if records.cost and self.objective.costs else {}
-        return [
-            _outcome(self.objective, metrics | cost, undefined, seconds, own.judged) for metrics, undefined in scored
-        ]
+        return [_outcome(self.objective, report, cost, seconds, own.judged) for report in scored]
 
 
 def infer(plan: Plan, apart: bool) -> Records:
@@ -251,24 +249,17 @@ def _reason(error: Exception) -> str:
     return one_line(text)[:1000]
 
 
-def _score(objective: Objective, records: Records, plans: list[Plan]) -> list[tuple[dict[str, float], dict[str, str]]]:
-    """Metrics, and why others are undefined, of each plan."""
-    stage = plans[0].stage
-    if stage.score_many is None or not objective.quick:
-        reports = [stage.score(records, plan.score) for plan in plans]
-        return [(report.metrics, report.undefined) for report in reports]
-    table = stage.score_many(records, [plan.score for plan in plans], objective.quality)
-    rows = [{str(k): float(v) for k, v in row.items() if not np.isnan(v)} for row in table.to_dict("records")]
-    # Why one is undefined only the whole score says.
-    return [
-        (row, {} if len(row) == len(objective.quality) else stage.score(records, plan.score).undefined)
-        for row, plan in zip(rows, plans, strict=True)
-    ]
+def _score(objective: Objective, records: Records, plans: list[Plan]) -> list[Report]:
+    """What can be said of each plan, of many at once without what takes long."""
+    stage, settings = plans[0].stage, [plan.score for plan in plans]
+    if stage.score_many is not None and objective.quick:
+        return stage.score_many(records, settings, objective.quality)
+    return [stage.score(records, params) for params in settings]
 
 
-def _outcome(
-    objective: Objective, metrics: dict[str, float], undefined: dict[str, str], seconds: float, judged: str
-) -> Outcome:
+def _outcome(objective: Objective, report: Report, cost: dict[str, float], seconds: float, judged: str) -> Outcome:
+    """What came of a trial; judged alike are trials of the same records whose scores are of the same rows."""
+    metrics = report.metrics | cost
     missing = [name for name in objective.wanted if name not in metrics]
-    why = [f"{name} is undefined: {undefined.get(name, 'these records do not define it')}" for name in missing]
-    return Outcome(metrics, undefined, "; ".join(why) or None, seconds, judged)
+    why = [f"{name} is undefined: {report.undefined.get(name, 'these records do not define it')}" for name in missing]
+    return Outcome(metrics, report.undefined, "; ".join(why) or None, seconds, judged_together(judged, report.judged))

@@ -139,7 +139,7 @@ def widened(report: Report, name: str, count: int) -> Figure:
     """A metric with an interval wide enough that of `count` such intervals none misses, 95 times in 100 at least.
 
     Bonferroni: of level 1 - 0.05 / count, by Student's t (the normal, where nothing is known of what moves the metric);
-    either side of the 95 % interval is longer by as much as the quantile is.
+    either side of the 95 % interval is longer by as much as the quantile is, that of a share on the logit scale.
     """
     value, low, high = _figure(report, name)
     moved = report.influence.get(name)
@@ -148,7 +148,11 @@ def widened(report: Report, name: str, count: int) -> Figure:
         normal((1 + level) / 2) if moved is None else quantile(moved, level) for level in (0.95, 1 - 0.05 / count)
     )
     longer = all_of_them / once
-    return value, value - longer * (value - low), value + longer * (high - value)
+    if not 0 < low <= value <= high < 1:
+        return value, value - longer * (value - low), value + longer * (high - value)
+    at = [math.log(each / (1 - each)) for each in (value, low, high)]  # a share stays one
+    low, high = at[0] - longer * (at[0] - at[1]), at[0] + longer * (at[2] - at[0])
+    return value, 1 / (1 + math.exp(-low)), 1 / (1 + math.exp(-high))
 
 
 def _figure(report: Report, name: str) -> Figure:

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MinMaxScaler
 
 from experiments.detect.scoring.detectors import rule
-from experiments.detect.scoring.grid import score_many
+from experiments.detect.scoring.grid import score_table
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
 from experiments.detect.scoring.responses import read_responses
@@ -153,7 +153,7 @@ def _compare(case: str, protocol: str, records: Records, features: str, repeats:
 
 
 def _ours(records: Records, protocol: str) -> pd.DataFrame:
-    return score_many(records, paper_grid(protocol), ("auc", "pcc"))
+    return score_table(read_responses(records.frame), paper_grid(protocol), ("auc", "pcc"))
 
 
 def split_rows(records: Records, params: DetectScore) -> list[tuple[Rows, Rows]]:

@@ -16,30 +16,43 @@ from experiments.detect.scoring.detectors import best_alpha, best_columns, choos
 from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import Columns, Responses, read_responses
-from experiments.detect.scoring.score import figures_of
+from experiments.detect.scoring.score import figures_of, judged_by
 from experiments.protocols import folds
-from harness.stage import Records, Undefined
+from harness.stage import Records, Report, Undefined
 
 # How many heads (0: those that the settings name) and layers are summed, alpha, m.
 Point = tuple[int, int, float | Literal["best"], float]
 
 
-def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = LINEAR) -> pd.DataFrame:
-    """Return the chosen metrics that `score` reports for each of the settings, one row each; NaN means undefined.
+def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = LINEAR) -> list[Report]:
+    """Return the chosen metrics that `score` reports for each of the settings; see score_table."""
+    cases, judged = read_responses(records.frame), dict[str, str]()
+    reports = []
+    for params, row in zip(settings, score_table(cases, settings, metrics).to_dict("records"), strict=True):
+        if np.isnan(list(row.values())).any():
+            reports.append(figures_of(cases, params, metrics))  # for the reasons
+            continue
+        if params.judging not in judged:
+            judged[params.judging] = judged_by(cases, params.judging)
+        reports.append(Report({str(name): value for name, value in row.items()}, judged=judged[params.judging]))
+    return reports
+
+
+def score_table(cases: Responses, settings: Sequence[DetectScore], metrics: Collection[str] = LINEAR) -> pd.DataFrame:
+    """The chosen metrics of each of the settings, a row each; NaN means undefined.
 
     They are the same numbers bit for bit, `pcc` up to its last digits: each response's score comes from the operations
     of `score` in their order, so that ties which rounding makes or breaks are the same too.  Fast is scorer=linear
     where no metric is wanted but those in LINEAR, the others are judged one by one.  Folds are made only if a metric
     or protocol needs them.
     """
-    cases = read_responses(records.frame)
     table = pd.DataFrame(np.nan, range(len(settings)), list(metrics))
     fits: dict[Any, list[int]] = defaultdict(list)
     for row, params in enumerate(settings):
         if params.scorer == "linear" and set(metrics) <= set(LINEAR):
             fits[params.select, params.heads, params.folds, params.fold_seed, params.threshold == "auto"].append(row)
         else:
-            table.loc[row] = pd.Series(figures_of(cases, params, metrics), dtype=np.float64)
+            table.loc[row] = pd.Series(figures_of(cases, params, metrics).metrics, dtype=np.float64)
     for rows in fits.values():
         found = _score_linear(cases, [settings[row] for row in rows], metrics)
         table.loc[rows] = pd.DataFrame(found, rows, list(LINEAR))[list(metrics)]

@@ -22,7 +22,10 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
         if metrics.get(f"auc_{part}", 0.0) >= metrics["auc"]:
             alone = f"auc_{part} alone is {metrics[f'auc_{part}']:.3f}"
             yield Remedy("quality", weight, 0, f"{alone}, no worse than the combination's {metrics['auc']:.3f}")
-    yield from remedies.more(settings, metrics, "auc")
+    if settings["protocol"] == "published":
+        yield Remedy("quality", "protocol", "crossfit", f"{auc} where it was fitted, of which no interval holds")
+    else:
+        yield from remedies.more(settings, metrics, "auc")
     if metrics.get("f1", 1.0) <= metrics.get("f1_prior", 0.0):
         why = f"f1 {metrics['f1']:.3f} is no better than calling everything hallucinated ({metrics['f1_prior']:.3f})"
         yield Remedy("quality", "threshold", "auto", why)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from experiments import judging, protocols, statistics
+from experiments import protocols, statistics, trivial
 from experiments.arrays import Floats, Ints
 from experiments.detect.scoring.detectors import FITS, SCORE, rule
 from experiments.detect.scoring.params import DetectScore
@@ -36,9 +37,9 @@ def held_out(train: Records, test: Records, params: DetectScore) -> Report:
     return _report(_judge(cases, partial(protocols.held_out, seen, cases), params), HELD_OUT)
 
 
-def figures_of(cases: Responses, params: DetectScore, names: Collection[str]) -> dict[str, float]:
-    """The metrics that `score` reports under these names of QUICK, without what takes longer: intervals, p, tables."""
-    judges, report = _judges(cases, params), Report()
+def figures_of(cases: Responses, params: DetectScore, names: Collection[str]) -> Report:
+    """What `score` reports under these names of QUICK, without what takes longer: intervals, p, tables."""
+    judges, report = _judges(cases, params), Report(judged=judged_by(cases, params.judging))
     for name in names:
         if name in _IN_ALL:
             report.measure(name, partial(_IN_ALL[name], judges[params.protocol]))
@@ -47,7 +48,16 @@ def figures_of(cases: Responses, params: DetectScore, names: Collection[str]) ->
             report.measure(name, partial(judges[protocol].auc, SCORE))
     if "optimism" in names:
         report.measure("optimism", lambda: _difference(report, "auc_in_sample", "auc_out_of_fold"))
-    return report.metrics
+    for told in (report.metrics, report.undefined):
+        for name in told.keys() - set(names):
+            del told[name]
+    return report
+
+
+def judged_by(cases: Responses, protocol: str) -> str:
+    """What only results of one rank have in common: the spans, from which responses follow, and the protocol."""
+    rows = f"{protocol}, {len(cases.labels)} responses of {len(cases.label)} spans"
+    return judged_on(rows, cases.groups[cases.response], cases.label)
 
 
 def _judges(cases: Responses, params: DetectScore) -> dict[str, Judge[Responses]]:
@@ -67,10 +77,7 @@ def _judge(cases: Responses, way: Way[Responses], params: DetectScore) -> Judge[
 
 def _report(judge: Judge[Responses], protocol: str) -> Report:
     """What can be said of a judged detector."""
-    cases = judge.cases
-    # By spans, which responses follow from, and which are judged as well.
-    rows = f"{protocol}, {len(cases.labels)} responses of {len(cases.label)} spans"
-    report = Report(judged=judged_on(rows, cases.groups[cases.response], cases.label))
+    report = Report(judged=judged_by(judge.cases, protocol))
     for metric, name in (("auc", SCORE), ("auc_ecs", "ecs"), ("auc_pks", "pks")):
         judge.measure_auc(report, metric, name)
         judge.measure_p(report, metric, name, part=name != SCORE)
@@ -81,8 +88,8 @@ def _report(judge: Judge[Responses], protocol: str) -> Report:
         judge.measure_calls(report, name, SCORE)
     report.measure("f1_prior", judge.f1_of_all)
     report.measure("accuracy_prior", judge.accuracy_of_the_commoner)
-    judge.measure_baseline(report, "auc_length", judging.fit_length)
-    judge.measure_baseline(report, "auc_task", judging.fit_stratum)
+    judge.measure_baseline(report, "auc_length", trivial.fit_length)
+    judge.measure_baseline(report, "auc_task", trivial.fit_stratum)
     if "auc" in report.metrics:
         for task in judge.strata:  # within which knowing the task cannot help
             judge.measure_auc(report, f"auc_in_task/{task}", SCORE, task)
@@ -117,8 +124,8 @@ def _tabulate(report: Report, judge: Judge[Responses]) -> None:
     scores, called = judged.scores[SCORE], judged.calls[SCORE].astype(np.int64)
     report.tables["responses"] = cases.table.assign(score=scores, called=called).reset_index(drop=True)
     features = pd.concat([_worth(cases.ecs, 1 - cases.label), _worth(cases.pks, cases.label)])
-    picked = judging.picks(judged.detectors, lambda detector: detector.chosen)
-    features["picked"] = [picked.get(name, 0.0) for name in features.index]
+    picked = Counter(name for detector in judged.detectors for name in getattr(detector, "chosen", ()))
+    features["picked"] = [picked[name] / len(judged.detectors) for name in features.index]
     report.tables["features"] = features.rename_axis("column").reset_index()
     judge.draw(report, [SCORE], {})
     report.figures["scores"] = partial(Late(_FIGURES, "distributions"), cases.labels, scores)
@@ -126,7 +133,7 @@ def _tabulate(report: Report, judge: Judge[Responses]) -> None:
 
 
 def _worth(columns: Columns, label: Ints) -> pd.DataFrame:
-    values: Floats = statistics.column_aucs(label, columns.values)
+    values: Floats = statistics.row_aucs(label, np.ascontiguousarray(columns.values.T))
     return pd.DataFrame({"auc": values}, index=list(columns.names))
 
 

@@ -21,8 +21,9 @@ def passes_needed(audited: Audited) -> Iterator[Doubt]:
     if metrics.get("gate", _USABLE) < _USABLE:
         fewest, most = metrics.get("passes_predicted"), metrics.get("passes_predicted_heavy")
         advice = "no number of passes is"
-        if fewest and most:
-            advice = f"about {fewest:.0f} passes, or {most:.0f} if their tails are heavy, are"
+        if fewest:
+            heavy = f"{most:.0f}" if most else "no number that is known"
+            advice = f"about {fewest:.0f} passes, or {heavy} if their tails are heavy, are"
         yield "info", f"{advice} predicted to pass the gate with {audited.params.statistic}; set passes"
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score
 
 from experiments import judging, statistics
 from experiments.arrays import Bools, Floats, Ints
@@ -241,15 +240,22 @@ def _measure_validity(
     if "auroc_error" in report.metrics:
         judge().measure_auc(report, "auroc_error", "uncertainty")
         judge().measure_p(report, "auroc_error", "uncertainty")
-    report.measure("auroc_error_one_trial", lambda: statistics.column_aucs(judge().cases.labels, trials.u.T).mean())
+    report.measure(
+        "auroc_error_one_trial", lambda: statistics.column_aucs(*_told(judge().cases.labels, trials.u)).mean()
+    )
     report.measure("auroc_entropy", lambda: judge().auc("entropy"))
     judging.explain(report, "auroc_entropy", lambda: judge().influence("entropy"))
     report.measure("spearman_entropy", lambda: statistics.spearman(uncertainty, known("entropy", no_softmax)))
     report.measure("spearman_margin", lambda: statistics.spearman(uncertainty, -known("margin", no_softmax)))
-    report.measure("accuracy", lambda: accuracy_score(np.zeros(len(images)), judge().cases.labels))
+    report.measure("accuracy", lambda: 1 - judge().prevalence())
     report.measure("accuracy_prior", lambda: _commonest(known("label", "the images have no labels")))
     if "auroc_error" in report.metrics:
         judge().draw(report, [name for name in ("uncertainty", "entropy") if name in judge().given], _COLOURS)
+
+
+def _told(wrong: Ints, u: Floats) -> tuple[Ints, Floats]:
+    """Whether the answer was wrong (n,) and the uncertainties (n, k) of the images of which that is known."""
+    return wrong[wrong >= 0], u.T[wrong >= 0]
 
 
 def _commonest(labels: Floats) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from experiments import judging, protocols
+from experiments import judging, protocols, trivial
 from experiments.judging import Judge
 from experiments.protocols import Way
 from experiments.rag.detectors import DETECTORS, FUSED, colours
@@ -37,17 +37,17 @@ def held_out(train: Records, test: Records, params: RagScore) -> Report:
     return _report(test.frame, judge, params, HELD_OUT)
 
 
-def score_many(records: Records, params: Sequence[RagScore], metrics: Collection[str]) -> pd.DataFrame:
-    """The `metrics` of many settings, a row each, without intervals, tables and figures; NaN: undefined."""
-    rows = []
+def score_many(records: Records, params: Sequence[RagScore], metrics: Collection[str]) -> list[Report]:
+    """The `metrics` of many settings, without intervals, tables and figures."""
+    reports = []
     for settings in params:
         answers = read_answers(records.frame, settings)
-        judge = _judge(answers, partial(protocols.out_of_fold, answers), settings)
-        report, measures = Report(), _measures(settings)
+        judge, measures = _judge(answers, partial(protocols.out_of_fold, answers), settings), _measures(settings)
+        report = Report(judged=judge.judged_on(settings.judging, settings.detector))
         for name in metrics:
             report.measure(name, partial(measures[name], judge, settings.detector))
-        rows.append({name: report.metrics.get(name, np.nan) for name in metrics})
-    return pd.DataFrame(rows, columns=list(metrics))
+        reports.append(report)
+    return reports
 
 
 def _judge(answers: Answers, way: Way[Answers], params: RagScore) -> Judge[Answers]:
@@ -76,6 +76,8 @@ def _measures(params: RagScore) -> dict[str, Callable[..., float]]:
 
 
 def _auc_in_tier(judge: Judge[Answers], name: str) -> float:
+    if not judge.cases.tiers:
+        raise Undefined("there is nothing to score")
     return float(np.mean([judge.auc(name, tier) for tier in judge.cases.tiers]))
 
 
@@ -108,8 +110,8 @@ def _report(frame: pd.DataFrame, judge: Judge[Answers], params: RagScore, protoc
     for tier in answers.tiers if len(answers.tiers) > 1 else []:
         judge.measure_auc(report, f"auc_in_tier/{tier}", params.detector, tier)
     _measure_data(report, frame.sort_values(["group", "item"], kind="stable"))
-    judge.measure_baseline(report, "auc_length", judging.fit_length)
-    judge.measure_baseline(report, "auc_tier", judging.fit_stratum)
+    judge.measure_baseline(report, "auc_length", trivial.fit_length)
+    judge.measure_baseline(report, "auc_tier", trivial.fit_stratum)
     report.measure("f1_prior", judge.f1_of_all)
     missing = {str(name): float(column.isna().sum()) for name, column in answers.readings.items()}
     missing[FUSED] = float(answers.readings.isna().any(axis=1).sum())
