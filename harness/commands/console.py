@@ -77,8 +77,12 @@ def _show_metrics(metrics: Mapping[str, float]) -> None:
         if not (end in {"low", "high", "p"} and stem in metrics):
             ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
             interval = f"  [{', '.join(map(number, ends))}]" if ends else ""
-            p = f"  p {metrics[f'{name}_p']:.2g}" if f"{name}_p" in metrics else ""
-            print(f"  {name:<26} {number(value):>12}{interval}{p}")
+            print(f"  {name:<26} {number(value):>12}{interval}{_p(metrics.get(f'{name}_p'))}")
+
+
+def _p(value: float | None) -> str:
+    """A p as far as its digits mean anything."""
+    return "" if value is None else f"  p {value:.2g}" if value >= 1e-3 else "  p < 0.001"
 
 
 def show_trials(planned: Sweep, trials: list[Trial]) -> None:
