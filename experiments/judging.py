@@ -62,9 +62,7 @@ class Judge(Generic[C]):
     given: Scores = field(default_factory=dict)
     absent: Callable[[str], str] = "no detector is called {}".format  # why there are no scores of a name
     _kept: dict[tuple[str, Any], pd.Series[float]] = field(default_factory=dict)
-    _drawn: list[tuple[Ints, Callable[[], Scores]]] = field(
-        default_factory=list
-    )  # permutations, as many as were needed
+    _drawn: list[tuple[Ints, Callable[[], Scores]]] = field(default_factory=list)  # as many as were needed
 
     @property
     def judged(self) -> Judged[C]:
