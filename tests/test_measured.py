@@ -14,12 +14,12 @@ from docs.measured import CATCH, COVERAGE, FALSE_ALARM, Row, judging, montecarlo
 SIMULATIONS = judging.SIMULATIONS | montecarlo.SIMULATIONS | sweeps.SIMULATIONS
 
 
-def assert_kept(rows: list[Row]) -> None:
+def assert_kept(rows: list[Row], sure: float = 0.99) -> None:
     """Coverage in 0.92-0.99 and claims false in 0.05 at most, as far as so many draws can tell."""
     broken = []
     for row in rows:
         if row["kind"] in {COVERAGE, FALSE_ALARM} and row["draws"]:
-            ends = binomtest(round(row["rate"] * row["draws"]), row["draws"]).proportion_ci(0.99, "wilson")
+            ends = binomtest(round(row["rate"] * row["draws"]), row["draws"]).proportion_ci(sure, "wilson")
             kept = ends.low <= 0.99 and ends.high >= 0.92 if row["kind"] == COVERAGE else ends.low <= 0.05
             broken += [] if kept else [row]
     assert not broken
@@ -44,4 +44,4 @@ def test_a_simulation_repeats_itself(simulation: Callable[[int, int], list[Row]]
 @pytest.mark.slow
 @pytest.mark.parametrize("simulation", SIMULATIONS, ids=lambda simulation: simulation.__name__)
 def test_intervals_hold_and_claims_are_true(simulation: Callable[[int, int], list[Row]]) -> None:
-    assert_kept(simulation(50 * SIMULATIONS[simulation], 7))
+    assert_kept(simulation(50 * SIMULATIONS[simulation], 7), sure=0.999)  # of a hundred rows none by chance
