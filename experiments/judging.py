@@ -297,17 +297,13 @@ class Judge(Generic[C]):
 
     def calibration_error(self, name: str, stratum: Any = None) -> float:
         """Expected calibration error of scores that are meant as probabilities."""
-        known = self.known_as_scored(name, stratum)
+        known = self._known(self.scores(name), stratum, None)  # and never as ranks
         return statistics.calibration_error(known.labels, known.scores)
 
     def calibration_by_chance(self, name: str, stratum: Any = None) -> tuple[float, float]:
         """The calibration error that the same scores would have on average were they right, and the p of being so."""
-        known = self.known_as_scored(name, stratum)
+        known = self._known(self.scores(name), stratum, None)
         return statistics.calibration_by_chance(known.labels, known.scores, self.rule.seed)
-
-    def known_as_scored(self, name: str, stratum: Any = None) -> Known:
-        """What `known` has, with scores that are never ranks."""
-        return self._known(self.scores(name), stratum, None)
 
     def baseline(self, learn: Fit[C]) -> Floats:
         """What a trivial detector scores by the same protocol (n,), as ranks within its fold where there are folds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ def row_aucs(labels: Ints, scores: Floats) -> Floats:
     """
     require_two_classes(labels)
     if not max(scores.max(initial=0), -scores.min(initial=0)) < _LARGE:  # too large, infinite or not a number
-        return np.array([_auc_of_known(labels, row) for row in scores])
+        return np.array([of_known(auc, labels, row) for row in scores])
     bits = (scores * (1 / _LARGE) + 0.0).view(np.int64)  # + 0.0 makes -0.0 the same as 0.0
     keys = ((bits ^ ((bits >> 63) & np.int64(2**63 - 1))) << 1) | labels
     keys.sort(axis=1)
@@ -67,10 +68,11 @@ def row_aucs(labels: Ints, scores: Floats) -> Floats:
     return np.asarray((rank_sums - positives * (positives + 1) / 2) / pairs, dtype=np.float64)
 
 
-def _auc_of_known(labels: Ints, scores: Floats) -> float:
+def of_known(figure: Callable[[Any, Any], float], labels: NDArray[Any], scores: Floats) -> float:
+    """A figure of the scores (n,) that are numbers, NaN where it is undefined."""
     known = ~np.isnan(scores)
     try:
-        return auc(labels[known], scores[known])
+        return figure(labels[known], scores[known])
     except Undefined:
         return np.nan
 

@@ -144,15 +144,6 @@ def _scaled_sums(columns: Columns, names: list[str], counts: set[int], reference
     return sums
 
 
-def _of_known(figure: Callable[[Any, Any], float], labels: Ints, scores: Floats) -> float:
-    """A figure of the scores (n,) that are numbers, NaN where it is undefined."""
-    known = ~np.isnan(scores)
-    try:
-        return figure(labels[known], scores[known])
-    except Undefined:
-        return np.nan
-
-
 def _pearsons(labels: Ints, scores: Floats) -> Floats:
     """Pearson correlation of the labels with every row of `scores` (s, n), NaN where a row is constant."""
     centred, targets = scores - scores.mean(axis=1, keepdims=True), labels - labels.mean()
@@ -161,5 +152,5 @@ def _pearsons(labels: Ints, scores: Floats) -> Floats:
         values = np.clip(centred @ targets / np.sqrt(squares), -1, 1)
     values[np.ptp(scores, axis=1) == 0] = np.nan
     for row in np.flatnonzero(np.isnan(scores).any(axis=1)):
-        values[row] = _of_known(statistics.pearson, labels.astype(np.float64), scores[row])
+        values[row] = statistics.of_known(statistics.pearson, labels.astype(np.float64), scores[row])
     return np.asarray(values, dtype=np.float64)
