@@ -7,6 +7,7 @@ import sys
 from experiments import STAGES
 from harness import __version__
 from harness.commands.arguments import parse
+from harness.commands.watching import watching
 from harness.stage import BadInput, Late, one_line
 
 _COMMANDS = {name: Late(f"harness.commands.{name}", name) for name in "sweep compare reproduce advise bench".split()}
@@ -43,7 +44,8 @@ def _main(arguments: list[str]) -> int:
     if given.command is None:
         parser.print_help()
         return 0
-    code: int = _COMMANDS.get(given.command, _RUN)(given, STAGES)
+    with watching():
+        code: int = _COMMANDS.get(given.command, _RUN)(given, STAGES)
     return code
 
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import core_schema
+
+from harness.progress import working
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,17 +264,11 @@ def checks_in(module: str) -> tuple[Check, ...]:
     return tuple(value for value in vars(import_module(module)).values() if isinstance(value, Check))
 
 
-Progress = Callable[..., AbstractContextManager[Callable[..., object]]]
-
-
 @dataclass(frozen=True)
 class Context:
     """What infer may know of its surroundings.
 
     `journal` takes rows as they come and knows which units of work an interrupted run has left done.
-    `with progress(total, description) as advance:` shows a bar, and `advance(n)` says that n more samples are done;
-    a third argument names another unit than samples, a fourth says how many were there before, and `advance(n, note)`
-    shows a note beside the bar.
     """
 
     hardware: str
@@ -281,7 +276,6 @@ class Context:
     seed: int
     clock: Clock
     journal: Journal
-    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -297,7 +291,8 @@ class Late:
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
-        function: Callable[..., Any] = getattr(import_module(self.module), self.name)
+        with working("load libraries"):
+            function: Callable[..., Any] = getattr(import_module(self.module), self.name)
         return function
 
 
@@ -326,7 +321,7 @@ class Stage(Generic[I, S]):
     `inputs` digests whatever `infer` reads (name -> digest), so that a cache key follows content, not names.
     `read` imports records that another program made.  The first of `metrics` is the headline.
     `benches` measure the stage against named baselines, by the name of the table: one row a case, from
-    `(device, repeats, quick, progress)`.
+    `(device, repeats, quick)`.
     `strata(frame)` gives for each row the group that no split may part, and the label that a split spreads evenly.
     `held_out(train, test, params)` learns from the one and judges on the other.  `score_many(records, params, names)`
     is `score` for many settings at once, without what takes long; it can give the metrics in `quick`.
@@ -351,7 +346,7 @@ class Stage(Generic[I, S]):
     held_out: Callable[[Records, Records, S], Report]
     checks: Callable[[], Sequence[Check]] = tuple
     read: Callable[[Path], Records] | None = None
-    benches: Mapping[str, Callable[[str, int, bool, Progress], pd.DataFrame]] = field(default_factory=dict)
+    benches: Mapping[str, Callable[[str, int, bool], pd.DataFrame]] = field(default_factory=dict)
     score_many: Callable[[Records, Sequence[S], Collection[str]], list[Report]] | None = None
     quick: tuple[str, ...] = ()
     remedies: Callable[[Mapping[str, Any], Mapping[str, float]], Iterable[Remedy]] = no_remedies

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from harness import progress
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +55,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RIGSWEEP_CACHE", str(shared / "cache"))
         yield
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[progress.Work]:
+    """All that is said to be under way from now on, in the order in which it was begun."""
+    begun: list[progress.Work] = []
+
+    class Kept(progress.Work):
+        def __init__(self, *stated: Any) -> None:
+            super().__init__(*stated)
+            begun.append(self)
+
+    monkeypatch.setattr(progress, "Work", Kept)
+    return begun
 
 
 @pytest.fixture

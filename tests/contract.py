@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 import yaml
 
 from harness.measuring.cost import COSTS
+from harness.progress import Work
 from harness.running import cache, code, hardware, run
 from harness.running.checks import CHECKS
 from harness.running.records import read_records, require_sound, write_records
@@ -32,7 +32,6 @@ ROOT = Path(__file__).parent.parent
 # A run as a user's process would have it, which dies by SIGKILL with one part kept and another one computed.
 KILLED = """
 import os, signal, sys
-from contextlib import contextmanager
 from experiments import STAGES
 from harness.running import hardware, journal, run
 from harness.running.settings import resolve
@@ -42,12 +41,9 @@ class Deadly(journal.Journal):
             os.kill(os.getpid(), signal.SIGKILL)
         super().keep(*arguments)
 journal.Journal = Deadly
-@contextmanager
-def silent(*_):
-    yield lambda *_: None
 stage = next(stage for stage in STAGES if stage.name == sys.argv[1])
 typed = dict(word.split("=", 1) for word in sys.argv[2:])
-run.execute(resolve(stage, typed, hardware.load_profiles()), silent)
+run.execute(resolve(stage, typed, hardware.load_profiles()))
 """
 # Another process, which is sent a stage and settings and has records on its disk: it scores them, then draws.
 ELSEWHERE = """
@@ -65,15 +61,10 @@ print(json.dumps({"key": key, "metrics": report.metrics, "scored": scored, "draw
 """
 
 
-def silent(*_: object) -> Any:
-    """Progress that nobody sees."""
-    return nullcontext(lambda *_: None)
-
-
 def execute(stage: Stage[Any, Any], settings: Mapping[str, Any]) -> run.Result:
     """Run a configuration as typed."""
     typed = {name: str(value) for name, value in settings.items()}
-    return run.execute(resolve(stage, typed, hardware.load_profiles()), silent)
+    return run.execute(resolve(stage, typed, hardware.load_profiles()))
 
 
 def of(model: type[Params], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,6 +135,17 @@ class StageContract:
         frames = [degrade(result.records.frame) for degrade in example.degraded]
         lesser = [Records(frame.reset_index(drop=True), None, result.records.origin) for frame in frames]
         return [stage.score(records, params) for records in lesser for params, _ in reports]
+
+    # --- what a person sees ------------------------------------------------------------------------------------------
+
+    def test_what_may_take_long_says_so(
+        self, stage: Stage[Any, Any], settings: dict[str, Any], told: list[Work]
+    ) -> None:
+        execute(stage, settings | {"cache": "off"})
+        said = {work.what for work in told}
+        assert {"load libraries", "read what the key is made of", "score"} <= said
+        assert any(what.startswith("load ") for what in said - {"load libraries"})
+        assert any(work.total == work.done > 0 for work in told if work.what != "read what the key is made of")
 
     # --- settings ----------------------------------------------------------------------------------------------------
 

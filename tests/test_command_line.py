@@ -106,15 +106,20 @@ def newest_run(store: str) -> Any:
     return runs[0] if runs else None
 
 
+def last_words(err: str) -> list[str]:
+    """What stands on stderr besides what is said of work that takes long."""
+    return [line for line in err.splitlines() if line and not re.search(r"/min, |… [0-9:]+$", line)]
+
+
 @pytest.fixture
 def harness(store: str, inputs: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run a command in this process; on stderr there may be one line, besides the progress of an inference."""
+    """Run a command in this process; on stderr there may be one line, besides what is said of work that takes long."""
 
     def command(*words: str) -> Outcome:
         capsys.readouterr()
         code = command_line.main([word.replace("@", str(inputs)) for word in words])
         out, err = capsys.readouterr()
-        lines = [line for line in err.splitlines() if line and "samples/min" not in line]
+        lines = last_words(err)
         assert len(lines) == (code != 0), err
         return Outcome(code, out, "".join(lines), newest_run(store))
 
@@ -395,7 +400,7 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def bench_of(name: str) -> Callable[..., pd.DataFrame]:
-    return lambda device, repeats, quick, progress: pd.DataFrame([{"case": f"{name} on {device}", "seconds": repeats}])
+    return lambda device, repeats, quick: pd.DataFrame([{"case": f"{name} on {device}", "seconds": repeats}])
 
 
 def test_a_benchmark_has_all_tables_of_its_stage_or_the_one_asked_for(
@@ -445,7 +450,8 @@ def test_stages_and_the_audit_come_without_what_only_their_work_needs() -> None:
 
 def test_a_process_that_fails_writes_nothing_but_its_line(store: str) -> None:
     running = process("-m", "harness", "detect", "--alhpa", "1")
-    assert running.communicate() == ("", "rigsweep: detect has no setting alhpa; did you mean alpha?\n")
+    out, err = running.communicate()
+    assert (out, last_words(err)) == ("", ["rigsweep: detect has no setting alhpa; did you mean alpha?"])
     assert running.returncode == 2
     assert newest_run(store).info.status == "FAILED"
 
@@ -470,7 +476,8 @@ def test_ctrl_c_marks_the_run_killed(store: str) -> None:
     running.send_signal(signal.SIGINT)
     _, err = running.communicate()
     assert running.returncode == 130
-    assert err.startswith("rigsweep: interrupted; the run is marked KILLED; the same command goes on where it stopped")
+    (said,) = last_words(err)
+    assert said.startswith("rigsweep: interrupted; the run is marked KILLED; the same command goes on where it stopped")
     assert newest_run(store).info.status == "KILLED"
     assert newest_run(store).data.tags["error"] == "interrupted"
 

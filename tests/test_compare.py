@@ -18,7 +18,7 @@ from harness.running.settings import resolve
 from harness.stage import BadInput
 from harness.tracking import compare
 from harness.tracking.compare import CompareOptions
-from tests import contract, tiny
+from tests import tiny
 
 RUNS = pd.DataFrame(
     {
@@ -143,7 +143,7 @@ def test_settings_that_only_detect_are_ranked_together_and_what_else_was_judged_
     def of(word: str) -> str:
         name, _, value = word.removeprefix("--").partition("=")
         given = {"records": "features.parquet", "folds": "2"} | {name: value}
-        return run.execute(resolve(DETECT, given, hardware.load_profiles()), contract.silent).report.judged
+        return run.execute(resolve(DETECT, given, hardware.load_profiles())).report.judged
 
     same = {of(word) for word in SAME}
     others = [of(word) for word in OTHER]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -226,10 +225,6 @@ def test_an_embedding_depends_on_its_text_alone(model: LanguageModel, folder: Pa
 # --- through the engine ------------------------------------------------------------------------------------------
 
 
-def silent(*_: object) -> Any:
-    return nullcontext(lambda *_: None)
-
-
 @pytest.fixture
 def execute(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run `detect` on the tiny model with an empty cache."""
@@ -237,7 +232,7 @@ def execute(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
     fixed = {"model": str(folder / "model"), "dataset": str(folder / "data.jsonl"), "folds": "2"}
 
     def run_with(**given: str) -> run.Result:
-        return run.execute(resolve(DETECT, fixed | given, hardware.load_profiles()), silent)
+        return run.execute(resolve(DETECT, fixed | given, hardware.load_profiles()))
 
     return run_with
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -286,11 +284,6 @@ def test_a_best_alpha_that_gains_nothing_is_doubted() -> None:
 # --- the benchmark ---------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def silent(*_: object) -> Iterator[Any]:
-    yield lambda *_: None
-
-
 def test_the_benchmark_has_a_row_a_case_and_finds_no_difference(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -298,7 +291,7 @@ def test_the_benchmark_has_a_row_a_case_and_finds_no_difference(
     monkeypatch.setattr(bench_score, "_BASELINE_SECONDS", 0.05)
     monkeypatch.setattr(bench_score, "_RELEASED", tmp_path / "absent")
     monkeypatch.setattr(bench_score, "synthetic", lambda rows, heads, layers: small)
-    table = bench_score.bench("cpu", 1, False, silent)
+    table = bench_score.bench("cpu", 1, False)
     assert table["case"].tolist() == ["in sample", "5 folds", "a million rows"]
     assert (table["features"] == "random").all()
     assert (table["configurations"] == 1960).all()

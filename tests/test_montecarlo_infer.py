@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,6 @@ from harness.stage import BadInput
 COUNT = 6
 
 
-def silent(*_: Any) -> Any:
-    return nullcontext(lambda *_: None)
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few digits of two classes."""
@@ -50,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def execute(**given: Any) -> run.Result:
     fixed = {"passes": "2,5", "mc_trials": "2", "ablation": "0", "dropout": "0.1", "cache": "off"}
     plan = resolve(MONTECARLO, fixed | {k: str(v) for k, v in given.items()}, hardware.load_profiles())
-    return run.execute(plan, silent)
+    return run.execute(plan)
 
 
 def rows(**given: Any) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
@@ -63,7 +62,7 @@ def _loaded() -> dict[str, ModuleType]:
 
 def test_a_detector_added_as_one_value_is_read_scored_drawn_audited_and_offered(extended: Stage[Any, Any]) -> None:
     given = {"limit": "8", "folds": "2", "cache": "off", "detector": "brevity"}
-    result = run.execute(resolve(extended, given, hardware.load_profiles()), lambda *_: nullcontext(lambda *_: 0))
+    result = run.execute(resolve(extended, given, hardware.load_profiles()))
     metrics = result.report.metrics
     assert result.records.frame["brevity_least"].between(0, 1).all()
     assert result.records.origin["counts"]["cut_to_window"] == 24

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from experiments.rag.inference.generate import Local, Prompt, plain
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer
 from harness import __main__ as command_line
+from harness.progress import Work
 from harness.running import hardware, run
 from harness.running.settings import resolve
 from harness.stage import BadInput
@@ -42,13 +42,9 @@ def server() -> Iterator[Endpoint]:
         yield running
 
 
-def quietly(*_: Any) -> Any:
-    return nullcontext(lambda *_: None)
-
-
-def execute(progress: Callable[..., Any] = quietly, **settings: Any) -> run.Result:
+def execute(**settings: Any) -> run.Result:
     given = {name: str(value) for name, value in {"limit": QUESTIONS, "folds": 2, **settings}.items()}
-    return run.execute(resolve(RAG, given, hardware.load_profiles()), progress)
+    return run.execute(resolve(RAG, given, hardware.load_profiles()))
 
 
 @pytest.fixture(scope="module")
@@ -188,20 +184,14 @@ def test_an_interrupted_run_goes_on_with_the_chunk_it_was_in(monkeypatch: pytest
         generate, "answer", lambda model, prompts, n: (answered.append(len(prompts)), real(model, prompts, n))[1]
     )
 
-    @contextmanager
-    def stop_at_second(*_: Any) -> Iterator[Callable[..., None]]:
-        steps = 0
+    def stop_at_second(work: Work, count: int, note: str = "") -> None:
+        if work.what == "rag" and sum(answered) == 16:
+            raise KeyboardInterrupt
 
-        def advance(count: int, *_: Any) -> None:
-            nonlocal steps
-            steps += 1
-            if steps == 2:
-                raise KeyboardInterrupt
-
-        yield advance
-
-    with pytest.raises(KeyboardInterrupt):
-        execute(stop_at_second, batch_size=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "advance", stop_at_second)
+        with pytest.raises(KeyboardInterrupt):
+            execute(batch_size=2)
     assert sum(answered) == 16
     found = execute(batch_size=2)
     assert sum(answered) == 3 * QUESTIONS

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def slow(*arguments):
     return lambda batch: (time.sleep(0.05), print(*(each.sample.id for each in batch), flush=True), extract(batch))[-1]
 compute.extract.extractor = slow
 plan = resolve(DETECT, dict(word.split("=") for word in sys.argv[1:]), hardware.load_profiles())
-run.execute(plan, lambda *_: nullcontext(lambda *_: None))
+run.execute(plan)
 """
 
 
@@ -59,7 +59,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def execute(settings: dict[str, str], **given: str) -> run.Result:
     plan = resolve(DETECT, settings | given, hardware.load_profiles())
-    return run.execute(plan, lambda *_: nullcontext(lambda *_: None))
+    return run.execute(plan)
 
 
 def start(settings: dict[str, str]) -> subprocess.Popen[str]:

@@ -15,15 +15,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("harness", "experiments")
 # Within harness a room may import those named before it; sweeping and tracking stand side by side.
 FLOORS = {
-    "stage": set[str](),
-    "measuring": {"stage"},
-    "running": {"stage", "measuring"},
-    "sweeping": {"stage", "measuring", "running"},
-    "tracking": {"stage", "measuring", "running"},
-    "commands": {"stage", "measuring", "running", "sweeping", "tracking"},
+    "progress": set[str](),
+    "stage": {"progress"},
+    "measuring": {"progress", "stage"},
+    "running": {"progress", "stage", "measuring"},
+    "sweeping": {"progress", "stage", "measuring", "running"},
+    "tracking": {"progress", "stage", "measuring", "running"},
+    "commands": {"progress", "stage", "measuring", "running", "sweeping", "tracking"},
     "__main__": {"stage", "commands"},
 }
 OPEN_TO_EXPERIMENTS = (
+    "harness.progress",
     "harness.stage",
     "harness.measuring",
     "harness.running.work",

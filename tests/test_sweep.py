@@ -149,20 +149,11 @@ def conduct(storage: str, options: dict[str, str], killed_after: int | None) -> 
 
         with opened(planned) as (held, _):
             try:
-                held.conduct(InProcess(), Silent, report)
+                held.conduct(InProcess(), report)
             except KeyboardInterrupt:
                 continue
             return len(held.trials())
     raise AssertionError
-
-
-class Silent:
-    def __init__(self, *_: Any) -> None: ...
-
-    def __enter__(self) -> Any:
-        return lambda *_: None
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 # --- kills -------------------------------------------------------------------------------------------------------
@@ -277,13 +268,13 @@ def test_a_trial_that_keeps_killing_its_process_is_given_up(place: Path) -> None
 
     deadly: dict[str, Any] = {}
     with opened(planned()) as (held, _):
-        held.conduct(InProcess(), Silent, lambda trial: None)
+        held.conduct(InProcess(), lambda trial: None)
         deadly = held.trials()[2].params
     Path("optuna.db").unlink()
     for attempt in range(3):
         with opened(planned()) as (held, _):
             try:
-                held.conduct(Deadly(), Silent, lambda trial: None)
+                held.conduct(Deadly(), lambda trial: None)
             except SystemExit:
                 assert attempt < 2
     reasons = [each.user_attrs.get("reason") for each in stored(place)]
@@ -485,7 +476,7 @@ def test_an_inference_that_is_killed_for_want_of_memory_is_a_failed_trial(place:
         patch.setattr(trial, "infer", die)
         patch.setattr(trial, "in_fresh_process", lambda function, *arguments: function(*arguments))
         patch.setattr(run, "find", lambda *_, **__: ("key", {}, None))
-        (outcome,) = evaluator.evaluate([{"alpha": 1.0}], Silent)
+        (outcome,) = evaluator.evaluate([{"alpha": 1.0}])
     assert outcome.metrics == {}
     assert outcome.reason == "the process of its inference was killed, most likely for want of memory"
 
@@ -499,9 +490,9 @@ def test_an_interruption_is_not_held_against_a_trial(place: Path) -> None:
     planned = planning.prepare(given, lambda rest: resolve(DETECT, rest, hardware.load_profiles()))
     for _ in range(5):
         with opened(planned) as (held, _), pytest.raises(KeyboardInterrupt):
-            held.conduct(Interrupted(), Silent, lambda trial: None)
+            held.conduct(Interrupted(), lambda trial: None)
     with opened(planned) as (held, _):
-        held.conduct(InProcess(), Silent, lambda trial: None)
+        held.conduct(InProcess(), lambda trial: None)
         assert all(trial.values for trial in held.trials())
 
 
@@ -538,7 +529,7 @@ def easier(plan: Any) -> Records:
 
 def swept(place: Path, monkeypatch: pytest.MonkeyPatch, precisions: str) -> list[optuna.trial.FrozenTrial]:
     """The trials of a sweep over precisions that change labels, broken off twice on the way."""
-    monkeypatch.setattr(Evaluator, "_obtain", lambda _, plan, progress: easier(plan))
+    monkeypatch.setattr(Evaluator, "_obtain", lambda _, plan: easier(plan))
     (place / "own.yaml").write_text(
         f"stage: detect\nfields:\n  precision: {precisions}\n  alpha: [0.1, 0.2, 0.3, 0.4]\nsampler: random\ninner: 1\n"
     )

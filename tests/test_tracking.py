@@ -43,7 +43,7 @@ def execute(tmp_path: Path) -> Execute:
         write_records(Records(features() if frame is None else frame, None, origin), path)
         with tracked("detect") as open_run:
             plan = resolve(DETECT, {"records": str(path), "folds": "3"} | given, hardware.load_profiles())
-            result = run.execute(plan, lambda items, _: items)
+            result = run.execute(plan)
             open_run.begin(result.plan)
             open_run.record(result)
         return result, open_run

@@ -8,7 +8,6 @@ import uuid
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 
 from harness.measuring.clock import Clock
 from harness.measuring.cost import Reading
+from harness.progress import Work
 from harness.running import work as module
 from harness.running.journal import Journal
 from harness.running.work import Compute, Failure, Part, Runner, here, in_workers, work
@@ -79,23 +79,8 @@ def backwards(compute: Compute[int]) -> Runner[int]:
     return run
 
 
-class Bar:
-    """Progress that is only counted."""
-
-    def __init__(self) -> None:
-        self.asked: tuple[Any, ...] = ()
-        self.done = 0
-
-    def __call__(self, *asked: Any) -> Any:
-        self.asked = asked
-        return nullcontext(self.advance)
-
-    def advance(self, count: int, *_: object) -> None:
-        self.done += count
-
-
-def context(place: Path, progress: Any = None) -> Context:
-    return Context("cpu-any", "cpu", 0, Clock(), Journal(place), progress or Bar())
+def context(place: Path) -> Context:
+    return Context("cpu-any", "cpu", 0, Clock(), Journal(place))
 
 
 def run(place: Path, runner: Runner[int], **more: Any) -> tuple[pd.DataFrame, list[Failure]]:
@@ -130,7 +115,7 @@ def test_where_there_is_nothing_one_line_says_so(tmp_path: Path, batches: list[l
 # ---- resuming ----
 
 
-def test_what_was_done_before_is_not_computed_again(tmp_path: Path) -> None:
+def test_what_was_done_before_is_not_computed_again(tmp_path: Path, told: list[Work]) -> None:
     seen: list[int] = []
 
     def interrupted(batch: Sequence[int], clock: Clock) -> Iterator[Part]:
@@ -143,8 +128,7 @@ def test_what_was_done_before_is_not_computed_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, here(interrupted))
     assert seen == [0, 1, 2, 3]
-    bar = Bar()
-    again = context(tmp_path, bar)
+    again = context(tmp_path)
     assert again.journal.done == {"0", "1", "2", "3"}
     offered: list[Sequence[int]] = []
 
@@ -157,18 +141,20 @@ def test_what_was_done_before_is_not_computed_again(tmp_path: Path) -> None:
     assert frame["value"].tolist() == [10 * unit for unit in UNITS]
     assert again.journal.counts() == {"seen": 5}
     assert sum(len(reading.batches) for reading in again.journal.readings()) == 5
-    assert (bar.asked, bar.done) == ((25, "counting", "passes", 20), 5)
+    bar = [work for work in told if work.what == "counting"][-1]
+    assert (bar.unit, bar.initial, bar.done, bar.total) == ("passes", 20, 25, 25)
 
 
 # ---- failures ----
 
 
-def test_what_has_failed_is_in_its_place_with_what_is_known_and_is_tried_again(tmp_path: Path) -> None:
-    bar = Bar()
-    frame, failures = work(context(tmp_path, bar), here(unlucky), BATCHES, str, NAMES, "counting")
+def test_what_has_failed_is_in_its_place_with_what_is_known_and_is_tried_again(
+    tmp_path: Path, told: list[Work]
+) -> None:
+    frame, failures = work(context(tmp_path), here(unlucky), BATCHES, str, NAMES, "counting")
     assert frame["value"].fillna(-1).tolist() == [-1, 0, 40, 20]  # of 3, 0, 4 and 2
     assert {failure.unit: failure.reason for failure in failures} == {"1": "no reply to 1", "3": "no reply to 3"}
-    assert bar.done == len(UNITS)
+    assert [work.done for work in told if work.what == "counting"] == [len(UNITS)]
     assert Journal(tmp_path).done == {"0", "2", "4"}
     offered: list[int] = []
 

@@ -8,9 +8,11 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.progress import working
 from harness.stage import BadInput
 
 LANGUAGE, NLI, ENCODER = (Path(__file__).with_name(name) for name in ("reference", "nli", "digits_clip"))  # built in
+_MB = 2**20
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _CONFIGS = {"open_clip": "open_clip_config.json", "transformers": "config.json"}
@@ -18,10 +20,16 @@ _CONFIGS = {"open_clip": "open_clip_config.json", "transformers": "config.json"}
 
 def digest(files: Iterable[tuple[str, Path]]) -> str:
     """SHA-256 over the names given and the contents of the files, in the order given."""
-    total = hashlib.sha256()
-    for name, path in files:
-        with path.open("rb") as stream:
-            total.update(name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    named, total = list(files), hashlib.sha256()
+    size = sum(path.stat().st_size for _, path in named)
+    with working("read what the key is made of", size // _MB, "MB") as advance:
+        for name, path in named:
+            content = hashlib.sha256()
+            with path.open("rb") as stream:
+                while chunk := stream.read(_MB):
+                    content.update(chunk)
+                    advance(1)
+            total.update(name.encode() + content.digest())
     return total.hexdigest()
 
 

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from experiments.models import devices, files
 from experiments.models.packed import PACKED
+from harness.progress import working
 from harness.stage import BadInput
 
 
@@ -171,7 +172,8 @@ def readable(name: str) -> Iterator[None]:
     logging.disable_progress_bar()  # a bar over weights read in a second only hides the bar over samples
     logging.set_verbosity_error()  # what must not pass, as missing weights, is refused by `load`
     try:
-        yield
+        with working(f"load {name}"):
+            yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise BadInput(f"model {name}: cannot be loaded: {files.brief(error)}") from error
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from experiments.models import devices, files
+from harness.progress import working
 from harness.stage import BadInput, suggest
 
 
@@ -74,7 +75,8 @@ def load(
     require_precision(precision, device)
     folder = files.locate_encoder(name, library)
     build = _open_clip if library == "open_clip" else _transformers
-    model = build(name, folder, pretrained, torch.device(device), devices.DTYPES[precision])
+    with working(f"load {name}"):
+        model = build(name, folder, pretrained, torch.device(device), devices.DTYPES[precision])
     if split_attention:
         split(model.visual)
     devices.spare_threads(model.visual, device)

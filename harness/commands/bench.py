@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.commands.arguments import named
 from harness.commands.bookkeeping import bookkeeping
-from harness.commands.console import progress
 from harness.commands.start import start
 from harness.measuring.clock import Clock
 from harness.running import hardware
@@ -46,23 +45,25 @@ def _tables(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> Ite
     stage = next(stage for stage in stages if stage.score_many is not None)
     if given.stage == "sweep":
         with _records(stage) as file:
-            yield "bookkeeping", bookkeeping(stage, {"records": str(file)}, 200 if given.quick else 2000, progress)
+            yield "bookkeeping", bookkeeping(stage, {"records": str(file)}, 200 if given.quick else 2000)
         return
     if given.stage == "start":
         with _records(stage) as file:
-            words = ["--help", f"{stage.name} --help", f"score {stage.name} --records {file}", f"compare {stage.name}"]
-            commands = [command.split() for command in words[: 1 if given.quick else None]]
-            yield "start", start(commands, file.parent, given.repeats, progress)
+            name = stage.name
+            commands = ["--help", f"{name} --help", f"score {name} --records {file}", name, f"mlflow run . -e {name}"]
+            commands += [f"compare {name}"]
+            chosen = [command.split() for command in commands[: 1 if given.quick else None]]
+            yield "start", start(chosen, file.parent, given.repeats)
         return
     for name, measure in named(stages, given.stage).benches.items():
         if given.table in {None, name}:
-            yield name, measure(given.device, given.repeats, given.quick, progress)
+            yield name, measure(given.device, given.repeats, given.quick)
 
 
 @contextmanager
 def _records(stage: Stage[Any, Any]) -> Iterator[Path]:
     """The records of the stage's built-in run, whose scoring takes next to nothing, in a folder of their own."""
-    records, _, _ = obtain(resolve(stage, {}, hardware.load_profiles()), progress, Clock())
+    records, _, _ = obtain(resolve(stage, {}, hardware.load_profiles()), Clock())
     with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder:
         file = Path(folder) / "records.parquet"
         write_records(records, file)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.running import hardware
 from harness.running.settings import resolve
-from harness.stage import Progress, Stage
+from harness.stage import Stage
 from harness.sweeping.engines import InProcess
 from harness.sweeping.planning import Sweep, prepare
 from harness.sweeping.study import opened
@@ -25,7 +25,7 @@ from harness.tracking.runs import Child, Children, tracked
 _HUNDRED = 100
 
 
-def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int, progress: Progress) -> pd.DataFrame:
+def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int) -> pd.DataFrame:
     """One row: milliseconds a trial of a new study beside its evaluation, over all, the first and the last hundred.
 
     Both stores are SQLite files in an empty folder.  The last trial's time holds what the writing thread has left.
@@ -34,7 +34,7 @@ def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int, p
         storage = f"sqlite:///{Path(folder) / 'optuna.db'}"
         settings = {**given, "trials": str(trials), "storage": storage, "cache": "off"}
         planned = prepare(settings, lambda rest: resolve(stage, rest, hardware.load_profiles()))
-        ends, evaluated = _conduct(planned, progress)
+        ends, evaluated = _conduct(planned)
     beside = 1e3 * (np.diff(ends) - np.asarray(evaluated))
     hundred = min(_HUNDRED, trials // 2)
     first, last = float(beside[:hundred].mean()), float(beside[-hundred:].mean())
@@ -53,7 +53,7 @@ def bookkeeping(stage: Stage[Any, Any], given: Mapping[str, str], trials: int, p
     )
 
 
-def _conduct(planned: Sweep, progress: Progress) -> tuple[list[float], list[float]]:
+def _conduct(planned: Sweep) -> tuple[list[float], list[float]]:
     """When the study began and each trial ended, and the seconds that each took to evaluate."""
     with opened(planned) as (study, _), tracked(planned.plan.stage.name, "study") as parent:
         children = Children(parent, planned.tags())
@@ -64,7 +64,7 @@ def _conduct(planned: Sweep, progress: Progress) -> tuple[list[float], list[floa
             ends.append(time.perf_counter())
             evaluated.append(trial.outcome.seconds)
 
-        study.conduct(InProcess(), progress, report)
+        study.conduct(InProcess(), report)
         children.close()
         ends[-1] = time.perf_counter()
     return ends, evaluated

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.running.audit import Audit
@@ -15,37 +12,6 @@ if TYPE_CHECKING:
     from harness.sweeping.planning import Sweep
     from harness.sweeping.trial import Trial
     from harness.tracking.runs import Tracked
-
-
-class _Bar(tqdm):  # type: ignore[type-arg]  # generic in its stubs only
-    """A progress bar that counts by the minute, as speed is reported."""
-
-    @property
-    def format_dict(self) -> dict[str, Any]:
-        shown = dict(super().format_dict)
-        rate = shown["rate"] or ((self.n - self.initial) / shown["elapsed"] if shown["elapsed"] else 0)
-        return shown | {"per_minute": f"{60 * rate:.0f} {self.unit}/min"}
-
-
-@contextmanager
-def progress(total: int, description: str, unit: str = "samples", initial: int = 0) -> Iterator[Callable[..., object]]:
-    """A bar that counts to `total`, `initial` having been there before; see Context."""
-    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left{postfix}]"
-    with _Bar(
-        total=total,
-        desc=description,
-        unit=unit,
-        initial=initial,
-        bar_format=layout,
-        dynamic_ncols=True,
-        mininterval=0.5,
-    ) as bar:
-
-        def advance(count: int, note: str = "") -> None:
-            bar.set_postfix_str(note, refresh=False)
-            bar.update(count)
-
-        yield advance
 
 
 def show(result: Result, debug: bool) -> None:

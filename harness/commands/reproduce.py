@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.commands.arguments import named
-from harness.commands.console import progress
 from harness.running import hardware
 from harness.running.run import execute, input_digests
 from harness.running.settings import resolve
@@ -29,7 +28,7 @@ def reproduce(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> i
             f"reproduce: cannot be compared, for the {' and '.join(other)} of the run are not these any more"
         )
     with tracked(stage.name, "reproduction", name=f"reproduce {given.run_id[:8]}") as tracked_run:
-        result = execute(plan, progress)
+        result = execute(plan)
         table = compare(recorded, result)
         tracked_run.record_table("reproduction", table)
         print(table.to_string(index=False, na_rep="-"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.commands.arguments import named, typed
-from harness.commands.console import progress, show, show_place
+from harness.commands.console import show, show_place
 from harness.running import hardware
 from harness.running.run import execute
 from harness.running.settings import resolve
@@ -25,7 +25,7 @@ def run(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
     with tracked(stage.name) as tracked_run:
         plan = resolve(stage, typed(given), hardware.load_profiles())
         tracked_run.begin(plan)
-        result = execute(plan, progress)
+        result = execute(plan)
         tracked_run.record(result)
         show(result, "debug" in given)
         show_place(tracked_run)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from harness.commands.arguments import named, typed
-from harness.commands.console import progress, show_conclusion, show_place, show_trials
+from harness.commands.console import show_conclusion, show_place, show_trials
 from harness.running import hardware
 from harness.running.settings import resolve
 from harness.stage import BadInput, Stage
@@ -33,7 +33,7 @@ def sweep(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
         print(f"study {planned.name} in {planned.options.storage}" + (f": {why}" if why else ""))
         children = _search(study, tracked_run)
         trials = study.trials()
-        conclusion = conclude(planned, trials, study.evaluator, partial(study.look, len(trials)), progress)
+        conclusion = conclude(planned, trials, study.evaluator, partial(study.look, len(trials)))
         children.mark("pareto", {trial.number for trial in front.pareto(trials, planned)})
         children.mark("winner", {conclusion.winner.number} if conclusion.winner else set())
         _record(tracked_run, study, conclusion)
@@ -51,7 +51,7 @@ def _search(study: Study, parent: Tracked) -> Children:
     try:
         for trial in study.trials():
             children.add(Child(**trial.row()))
-        study.conduct(InProcess(), progress, lambda trial: children.add(Child(**trial.row())))
+        study.conduct(InProcess(), lambda trial: children.add(Child(**trial.row())))
     except KeyboardInterrupt:
         show_trials(study.sweep, study.trials())
         raise

@@ -16,8 +16,17 @@ import psutil
 from harness.measuring import memory
 from harness.measuring.cost import Reading, total
 from harness.measuring.trace import Profiler
+from harness.progress import working
 
 Kind = Literal["setup", "warmup", "model", "preprocessing", "tokenising", "io", "scoring"]
+# What is said of it where it takes long; batches are counted, and tokenising goes on between them.
+_SAID: dict[str, str] = {
+    "setup": "prepare",
+    "warmup": "warm up",
+    "preprocessing": "preprocess",
+    "io": "read or write",
+    "scoring": "score",
+}
 
 
 class Clock:
@@ -52,7 +61,8 @@ class Clock:
         outside, self._inner = self._inner, 0.0
         start = self._now()
         try:
-            yield
+            with working(_SAID[kind]) if kind in _SAID else nullcontext():
+                yield
         finally:
             seconds = self._now() - start
             self._spent[kind] += seconds - self._inner

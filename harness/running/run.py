@@ -16,7 +16,7 @@ from harness.running.audit import Audit, audit
 from harness.running.journal import open_journal
 from harness.running.records import read_records, require_sound, write_records
 from harness.running.settings import Plan
-from harness.stage import Audited, BadInput, Context, Finding, Progress, Records, Report, Stage, load
+from harness.stage import Audited, BadInput, Context, Finding, Records, Report, Stage, load
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Result:
         }
 
 
-def execute(plan: Plan, progress: Progress) -> Result:
+def execute(plan: Plan) -> Result:
     """Run one configuration; quality is the same whether its records are fresh, cached or read from a file."""
     for name in ("report", "save_records"):
         _require_writable(name, getattr(plan.options, name))
     clock = Clock(profile=plan.options.profile)
-    records, digests, replayed = obtain(plan, progress, clock)
+    records, digests, replayed = obtain(plan, clock)
     if plan.options.save_records:
         with clock.spending("io"):
             write_records(records, Path(plan.options.save_records).expanduser())
@@ -89,9 +89,7 @@ def write_json(path: Path, content: Any) -> None:
         raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def obtain(
-    plan: Plan, progress: Progress, clock: Clock, *, apart: bool = False
-) -> tuple[Records, dict[str, str], bool]:
+def obtain(plan: Plan, clock: Clock, *, apart: bool = False) -> tuple[Records, dict[str, str], bool]:
     """Read, replay or infer: the records, the digests of what they were made from, whether they are a replay."""
     if plan.infer is None:
         with clock.spending("io"):
@@ -101,7 +99,7 @@ def obtain(
     key, digests, kept = find(plan, clock, apart=apart)
     if kept:
         return kept, digests, True
-    return _infer(plan, key, digests, progress, clock), digests, False
+    return _infer(plan, key, digests, clock), digests, False
 
 
 def find(plan: Plan, clock: Clock, *, apart: bool = False) -> tuple[str, dict[str, str], Records | None]:
@@ -121,14 +119,14 @@ def find(plan: Plan, clock: Clock, *, apart: bool = False) -> tuple[str, dict[st
         return key, digests, cache.find(key)
 
 
-def _infer(plan: Plan, key: str, digests: dict[str, str], progress: Progress, clock: Clock) -> Records:
+def _infer(plan: Plan, key: str, digests: dict[str, str], clock: Clock) -> Records:
     assert plan.infer is not None
     use = "off" if plan.options.profile else plan.options.cache
     plan.profile.apply()
     with clock.spending("setup"):  # so that libraries are in the memory before the model, and the model is not
         load(plan.stage.infer)
     with open_journal(None if use == "off" else key, fresh=use == "refresh") as journal, clock.sampling():
-        context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, clock, journal, progress)
+        context = Context(plan.profile.tag, plan.profile.match.device, plan.options.seed, clock, journal)
         records = plan.stage.infer(plan.infer, context)
         require_sound(records)
         records.origin.update(infer=plan.infer.model_dump(), digests=digests)

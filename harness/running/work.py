@@ -16,6 +16,7 @@ import pandas as pd
 
 from harness.measuring.clock import Clock
 from harness.measuring.cost import Cost, Reading
+from harness.progress import working
 from harness.stage import BadInput, Records
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def in_workers(job: Job[U], count: int) -> Runner[U]:
         from joblib import Parallel, delayed
 
         clock, where = context.clock, (job, context.device)
-        with clock.warmup():  # until every worker has loaded; they are kept for the calls that follow
+        with clock.warmup(), working(f"load the model in {count} processes"):  # kept for the calls that follow
             Parallel(n_jobs=count)(delayed(_load)(*where) for _ in range(count))
         parallel = Parallel(n_jobs=count, return_as="generator_unordered")
         for parts in parallel(delayed(_in_worker)(*where, batch) for batch in batches):
@@ -108,7 +109,7 @@ def work(
     failures: list[Failure] = []
     left = ([unit for unit in batch if name(unit) not in journal.done] for batch in batches)
     total, before = (samples_a_unit * count for count in (len(order), len(journal.done)))
-    with context.progress(total, description, samples, before) as advance:
+    with working(description, total, samples, before) as advance:
         for part, reading in runner((batch for batch in left if batch), context):
             with clock.spending("io"):
                 rows = part.frame.rename_axis(_UNIT).reset_index().astype({_UNIT: "str"})  # also where there is none

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness.progress import working
 from harness.running.audit import Audit, audit, muted_codes
 from harness.running.settings import Plan
-from harness.stage import Audited, Finding, Progress, Report, one_line
+from harness.stage import Audited, Finding, Report, one_line
 from harness.sweeping.front import pareto, winner
 from harness.sweeping.planning import Sweep
 from harness.sweeping.trial import Evaluator, Halves, Trial, with_settings
@@ -48,12 +49,12 @@ class Conclusion:
         }
 
 
+@working("score the winner")
 def conclude(
     sweep: Sweep,
     trials: Sequence[Trial],
     evaluator: Evaluator,
     look: Callable[[str], tuple[int, int]],
-    progress: Progress,
 ) -> Conclusion:
     """Score the winner in full on what the trials saw, and beside the default settings on the holdout.
 
@@ -68,7 +69,7 @@ def conclude(
     if best is None or best.values is None:
         return _without_winner(sweep, trials, counts)
     plan = with_settings(sweep.plan, best.params)
-    own = evaluator.records(plan, progress)
+    own = evaluator.records(plan)
     selection = plan.stage.score(own.seen, plan.score)
     audited = _of_the_search(audit(Audited(plan.stage, own.seen, selection, plan.score), plan.options.mute))
     metrics = _flattered(sweep, best, selection) | counts
@@ -78,7 +79,7 @@ def conclude(
         return Conclusion(best, plan, selection, None, metrics, {}, audited)
     looks = look(own.held)
     holdout = plan.stage.held_out(own.seen, own.held_out, plan.score)
-    default, findings = _default(sweep, evaluator, own, holdout, progress)
+    default, findings = _default(sweep, evaluator, own, holdout)
     verdict = Verdict(plan.stage, sweep.first, holdout, default)
     audited = replace(audited, all_findings=()).adding(*findings, *verdict.findings(looks), *audited.all_findings)
     shown = {_on_holdout(name): holdout.metrics[name] for name in _told(sweep, holdout)}
@@ -118,12 +119,10 @@ def _flattered(sweep: Sweep, best: Trial, selection: Report) -> dict[str, float]
     return metrics
 
 
-def _default(
-    sweep: Sweep, evaluator: Evaluator, own: Halves, holdout: Report, progress: Progress
-) -> tuple[Report, list[Finding]]:
+def _default(sweep: Sweep, evaluator: Evaluator, own: Halves, holdout: Report) -> tuple[Report, list[Finding]]:
     """The stage's own settings, where the sweep was free to choose others, on the holdout; a finding if they fail."""
     try:
-        mine = evaluator.records(sweep.plan, progress)
+        mine = evaluator.records(sweep.plan)
         assert mine.held_out is not None
         report = sweep.plan.stage.held_out(mine.seen, mine.held_out, sweep.plan.score)
     except Exception as error:  # they may be what this machine cannot run: no reason to lose the rest

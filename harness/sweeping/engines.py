@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
+from harness.progress import heard, tell
 from harness.running.work import die_with_parent
 
 T = TypeVar("T")
@@ -33,6 +35,17 @@ class InProcess:
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
-    """Call `function` where nothing was loaded before, so that its memory is its own, and may run out harmlessly."""
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=die_with_parent) as pool:
+    """Call `function` where nothing was loaded before, so that its memory is its own, and may run out harmlessly.
+
+    How far it has come is seen in this process, which alone draws.
+    """
+    with (
+        heard() as teller,
+        ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(teller,)) as pool,
+    ):
         return pool.submit(function, *arguments).result()
+
+
+def _begin(teller: Connection) -> None:
+    die_with_parent()
+    tell(teller)

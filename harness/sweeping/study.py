@@ -23,8 +23,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.progress import working
 from harness.running import cache
-from harness.stage import BadInput, Progress, one_line
+from harness.stage import BadInput, one_line
 from harness.sweeping import asking
 from harness.sweeping.engines import Engine
 from harness.sweeping.front import better
@@ -68,7 +69,7 @@ class Study:
         frozen = self.stored.get_trials(deepcopy=False)
         return [_finished(row) for row in frozen if row.state.is_finished()]
 
-    def conduct(self, engine: Engine, progress: Progress, report: Callable[[Trial], None]) -> None:
+    def conduct(self, engine: Engine, report: Callable[[Trial], None]) -> None:
         """Run what is missing to the number of trials asked for; `report` is told of each trial as it ends."""
         sweep = self.sweep
         rows = {row.number: row for row in self.stored.get_trials(deepcopy=False)}
@@ -83,12 +84,12 @@ class Study:
         before = self.trials()
         best = reduce(partial(better, sweep), before, None)
         reference = next((trial.outcome for trial in before if trial.values is not None), None)
-        with progress(total, "sweep", "trials", min(len(finished), total)) as advance:
+        with working("sweep", total, "trials", min(len(finished), total)) as advance:
             advance(0, _note(sweep, best, failed))
             for start in range(first, total, size):
                 block = range(start, min(start + size, total))
                 asked = {number: asking.ask(sweep, mirror, number) for number in block}
-                outcomes = self._evaluate(asked, rows, engine, progress)
+                outcomes = self._evaluate(asked, rows, engine)
                 for number, trial in asked.items():
                     outcome = outcomes[number].beside(reference)
                     reference = reference or (outcome if outcome.reason is None else None)
@@ -106,7 +107,6 @@ class Study:
         asked: Mapping[int, optuna.Trial],
         rows: dict[int, FrozenTrial],
         engine: Engine,
-        progress: Progress,
     ) -> dict[int, Outcome]:
         """Outcomes of a block: those stored already, the others from the engine, stored before anyone is told."""
         sweep, outcomes, todo = self.sweep, dict[int, Outcome](), list[int]()
@@ -128,7 +128,7 @@ class Study:
             for number in job:
                 self._attempt(rows[number], 1)
             try:
-                work = engine.submit(self.evaluator.evaluate, [settings[number] for number in job], progress)
+                work = engine.submit(self.evaluator.evaluate, [settings[number] for number in job])
                 evaluated = work.result()
             except KeyboardInterrupt:  # which is not the trial's fault
                 for number in job:
@@ -230,6 +230,7 @@ def opened(sweep: Sweep) -> Iterator[tuple[Study, str | None]]:
         yield Study(sweep, study, storage), why
 
 
+@working("open the study's store")
 def _storage(address: str) -> tuple[optuna.storages.BaseStorage, Path]:
     """The store, and a path beside it for locks; BadInput where it cannot be opened."""
     try:

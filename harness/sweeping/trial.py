@@ -6,7 +6,6 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.measuring.clock import Clock
+from harness.progress import working
 from harness.running import run
 from harness.running.settings import Plan
-from harness.stage import HELD_OUT, BadInput, Progress, Records, Report, Undefined, judged_on, judged_together, one_line
+from harness.stage import HELD_OUT, BadInput, Records, Report, Undefined, judged_on, judged_together, one_line
 from harness.sweeping.engines import in_fresh_process
 
 _OTHER_ROWS = (
@@ -147,7 +147,7 @@ class Evaluator:
         self._kept: dict[str, Halves] = {}
         self._failed: dict[str, str] = {}  # inferences that need not be tried again for the next trial
 
-    def evaluate(self, trials: Sequence[Mapping[str, Any]], progress: Progress) -> list[Outcome]:
+    def evaluate(self, trials: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """Metrics of trials that differ from the plan by these settings; one that fails says why and stops no other.
 
         Rows held out are not looked at.  Where the stage can give all that is wanted for many settings at once, it
@@ -159,10 +159,10 @@ class Evaluator:
             by_inference.setdefault(_inference(plan), []).append(i)
         outcomes: dict[int, Outcome] = {}
         for places in by_inference.values():
-            outcomes |= zip(places, self._of_one_inference([plans[i] for i in places], progress), strict=True)
+            outcomes |= zip(places, self._of_one_inference([plans[i] for i in places]), strict=True)
         return [outcomes[i] for i in range(len(trials))]
 
-    def records(self, plan: Plan, progress: Progress) -> Halves:
+    def records(self, plan: Plan) -> Halves:
         """The plan's records, split."""
         key = _inference(plan)
         if key in self._failed:
@@ -171,30 +171,30 @@ class Evaluator:
             while len(self._kept) >= _KEPT:
                 del self._kept[next(iter(self._kept))]
             try:
-                records = self._obtain(plan, progress)
+                records = self._obtain(plan)
             except Exception as error:
                 self._failed[key] = _reason(error)
                 raise
             self._kept[key] = halves(plan, records, self.objective.holdout)
         return self._kept[key]
 
-    def _obtain(self, plan: Plan, progress: Progress) -> Records:
+    def _obtain(self, plan: Plan) -> Records:
         if not self.objective.varied:
-            return run.obtain(plan, progress, Clock())[0]
+            return run.obtain(plan, Clock())[0]
         apart = self.objective.apart
         return run.find(plan, Clock(), apart=apart)[2] or in_fresh_process(infer, plan, apart)
 
-    def _of_one_inference(self, plans: list[Plan], progress: Progress) -> list[Outcome]:
+    def _of_one_inference(self, plans: list[Plan]) -> list[Outcome]:
         """Outcomes of trials that share their inference."""
         start = time.perf_counter()
         try:
-            own = self.records(plans[0], progress)
+            own = self.records(plans[0])
             records = own.seen
             scored = _score(self.objective, records, plans)
         except Exception as error:
             gc.collect()  # what ran out of memory must not keep it from the next
             if len(plans) > 1:
-                return [outcome for plan in plans for outcome in self._of_one_inference([plan], progress)]
+                return [outcome for plan in plans for outcome in self._of_one_inference([plan])]
             return [Outcome(reason=_reason(error), seconds=time.perf_counter() - start)]
         seconds = (time.perf_counter() - start) / len(plans)
         # Where it is not asked for, a cost may be that of an earlier run, measured in other circumstances.
@@ -203,8 +203,8 @@ class Evaluator:
 
 
 def infer(plan: Plan, apart: bool) -> Records:
-    """The plan's records, where no bar can be shown."""
-    return run.obtain(plan, lambda *_: nullcontext(lambda *_: None), Clock(), apart=apart)[0]
+    """The plan's records."""
+    return run.obtain(plan, Clock(), apart=apart)[0]
 
 
 def _inference(plan: Plan) -> str:
@@ -249,6 +249,7 @@ def _reason(error: Exception) -> str:
     return one_line(text)[:1000]
 
 
+@working("score")
 def _score(objective: Objective, records: Records, plans: list[Plan]) -> list[Report]:
     """What can be said of each plan, of many at once without what takes long."""
     stage, settings = plans[0].stage, [plan.score for plan in plans]

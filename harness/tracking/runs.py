@@ -23,6 +23,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.progress import working
 from harness.running.audit import Audit
 from harness.running.records import write_records
 from harness.running.run import Result, judged_tags, write_json
@@ -58,6 +59,7 @@ class Tracked:
         tags |= {"muted": asked["mute"]} if asked else {}
         self.client.log_batch(self.run_id, tags=[RunTag(name, value[:_LONGEST]) for name, value in tags.items()])
 
+    @working("log the run")
     def record(self, result: Result) -> None:
         """Log one result: numbers in one batch, then tables, figures, records and report as artifacts."""
         now = int(time.time() * 1000)
@@ -78,6 +80,7 @@ class Tracked:
                 (folder / "trace.json.gz").write_bytes(result.trace)
             self.client.log_artifacts(self.run_id, scratch)
 
+    @working("log the study")
     def record_sweep(
         self,
         params: Mapping[str, Any],
@@ -109,6 +112,7 @@ class Tracked:
         for start in range(0, len(params), _PARAMS_A_BATCH):
             self.client.log_batch(self.run_id, params=params[start : start + _PARAMS_A_BATCH])
 
+    @working("draw and log pictures")
     def record_files(self, figures: Mapping[str, Callable[[], Figure]], texts: Mapping[str, str]) -> None:
         """Log pictures under figures/, and texts under their file names."""
         for name, draw in figures.items():
@@ -154,6 +158,7 @@ class Children:
         if self._known.get(child.number, ("", "RUNNING"))[1] == "RUNNING":
             self._queue.put(child)
 
+    @working("log the trials")
     def close(self) -> None:
         """Wait until all are written; BadInput says how many could not be."""
         self._queue.put(None)
@@ -228,6 +233,7 @@ def tracked(stage: str, kind: str = "run", adopted: str | None = None, name: str
     run.client.set_terminated(run.run_id, "FINISHED")
 
 
+@working("open the tracking store")
 def _open(stage: str, kind: str, adopted: str | None, name: str | None) -> Tracked:
     store = mlflow.get_tracking_uri()
     with _answering(f"tracking store {store}: cannot be written", "; name another one in MLFLOW_TRACKING_URI"):
@@ -258,6 +264,7 @@ def _answering(fault: str, instead: str = "; name the run's id and its store") -
         raise BadInput(f"{fault}: {one_line(error)[:300]}{instead}") from error
 
 
+@working("fetch what a run has logged")
 def artifact(run_id: str, name: str) -> Path:
     """A local copy of a run's artifact; BadInput where there is no such run, or it has none."""
     with _answering(f"run {run_id}: no {name} in {mlflow.get_tracking_uri()}"):
@@ -271,6 +278,7 @@ def recorded(run_id: str) -> tuple[dict[str, str], dict[str, float], dict[str, s
     return dict(data.params), dict(data.metrics), dict(data.tags)
 
 
+@working("read runs")
 def listed(tags: Mapping[str, str]) -> pd.DataFrame:
     """Every run of the experiment in force that has these tags, as MLflow tabulates them."""
     with _answering(f"tracking store {mlflow.get_tracking_uri()}: cannot be read", ""):

@@ -23,7 +23,7 @@ from experiments.detect.inference.encode import Encoded, Span
 from experiments.models import packed
 from experiments.models.language import LanguageModel
 from harness.measuring.memory import peak_rss, reset_peak_rss
-from harness.stage import Progress
+from harness.progress import working
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}
 EMBEDDED = 4096
@@ -53,7 +53,7 @@ class Case:
     spread: bool = False
 
 
-def bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
+def bench(device: str, repeats: int, quick: bool) -> pd.DataFrame:
     """Run every case, or the first only: one row each.
 
     Each has a process of its own: memory that an earlier case has freed would hide what a later one needs.
@@ -61,7 +61,7 @@ def bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.Data
     chosen = list(cases(device))[: 1 if quick else None]
     rows = []
     with (
-        progress(len(chosen), "bench", "cases") as advance,
+        working("bench", len(chosen), "cases") as advance,
         ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool,
     ):
         for case in chosen:

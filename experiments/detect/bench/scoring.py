@@ -22,7 +22,8 @@ from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
 from experiments.detect.scoring.responses import read_responses
 from experiments.protocols import folds
-from harness.stage import Progress, Records
+from harness.progress import working
+from harness.stage import Records
 
 _DATA = Path(os.environ.get("RIGSWEEP_DATA", Path(__file__).parents[4] / "shared" / "data"))
 _RELEASED = _DATA / "redeep" / "llama2_7b_4bit_chunk.json"
@@ -40,7 +41,7 @@ class Ranked(NamedTuple):
     layers: list[str]
 
 
-def bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
+def bench(device: str, repeats: int, quick: bool) -> pd.DataFrame:
     """The paper's 1,960 configurations in and out of sample, and on a million random rows: one row a case.
 
     Our seconds hold everything from the arguments to the table: building the settings, reading the frame, folds.  The
@@ -50,7 +51,7 @@ def bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.Data
     del device  # there is nothing for a GPU to do
     records, features = paper_features()
     rows = []
-    with progress(2 if quick else 3, "bench score") as advance:
+    with working("bench score", 2 if quick else 3, "cases") as advance:
         for case, protocol in (("in sample", "published"), ("5 folds", "crossfit")):
             rows.append(_compare(case, protocol, records, features, repeats))
             advance(1)

@@ -12,6 +12,7 @@ from experiments.detect.inference.encode import Encoded
 from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models.language import LanguageModel
+from harness.progress import counted
 
 
 def check(
@@ -28,13 +29,14 @@ def check(
     """
     if not samples:
         return {}
-    alone = [extract([sample])[0] for sample in samples]
+    alone = [extract([sample])[0] for sample in counted(samples, "compute some alone", "samples")]
     moved: dict[str, Any] = {"responses": len(samples), "batch": _differences(extract(samples), alone)}
     need, free = 4.0 * model.network.num_parameters(), free_bytes(device, None)
     if need > free:
         return moved | {"skipped": f"fp32 weights need {need / 2**30:.1f} GiB and {free / 2**30:.1f} are free"}
     _, reference = load(params.model_copy(update={"precision": "fp32"}), device, heads)
-    return moved | {"fp32": _differences(alone, [reference([sample])[0] for sample in samples])}
+    exact = [reference([sample])[0] for sample in counted(samples, "compute some in fp32", "samples")]
+    return moved | {"fp32": _differences(alone, exact)}
 
 
 def _relative(found: Floats, reference: Floats) -> Floats:

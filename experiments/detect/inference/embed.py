@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from experiments.models import packed
 from experiments.models.language import LanguageModel
+from harness.progress import working
 from harness.stage import BadInput
 
 Vectors = NDArray[np.float32]
@@ -45,10 +46,13 @@ def _own_states(model: LanguageModel, batch_tokens: int) -> Embed:
 
 
 def _sentence_transformer(name: str) -> Embed:
-    from sentence_transformers import SentenceTransformer  # half a minute of imports that only this choice needs
-
     try:
-        encoder = SentenceTransformer(name)
+        with working(f"load {name}"):
+            from sentence_transformers import (
+                SentenceTransformer,  # half a minute of imports that only this choice needs
+            )
+
+            encoder = SentenceTransformer(name)
     except (OSError, ValueError) as error:
         raise BadInput(f"embedder = {name}: cannot be loaded as a sentence-transformers model: {error}") from error
 

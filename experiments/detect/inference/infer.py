@@ -14,6 +14,7 @@ from experiments.detect.inference.extract import Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import files, language
 from harness.measuring.clock import Clock
+from harness.progress import working
 from harness.running import cache
 from harness.running.work import here, in_workers, records, work
 from harness.stage import BadInput, Context, Records
@@ -88,10 +89,12 @@ def _batch_tokens(
 ) -> int:
     """The batch size given, or found for this model on this hardware; the longest sample warms up either way."""
     (longest,) = _encoded(params, model, [max(samples, key=lambda sample: len(sample.prompt) + len(sample.response))])
-    extract_batch([longest])
+    with working("compute the longest response"):
+        extract_batch([longest])
     if params.batch_tokens != "auto":
         return params.batch_tokens
 
+    @working("find the batch size")
     def find() -> int:
         return find_batch_tokens(extract_batch, longest, context.device, params.max_memory_gb)
 

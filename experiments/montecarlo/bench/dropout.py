@@ -24,7 +24,7 @@ from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
 from experiments.montecarlo.inference.images import Item
-from harness.stage import Progress
+from harness.progress import working
 
 IMAGES, TRIALS, PASSES, P = 200, 2, 8, 0.01
 _NAIVE_PASSES = 2  # of those of all trials: each costs the same
@@ -50,13 +50,13 @@ def cases(device: str) -> list[Case]:
     return [Case(sites, precision, **batch) for sites, precision in chosen]
 
 
-def bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
+def bench(device: str, repeats: int, quick: bool) -> pd.DataFrame:
     """Run every case, or the first only: one row each, with our side and the naive loop in turn."""
     chosen = cases(device)[: 1 if quick else None]
     rows = []
     with tempfile.TemporaryDirectory(prefix="rigsweep-bench-") as folder:
         items = write(Path(folder), IMAGES)
-        with progress(len(chosen), "bench", "cases") as advance:
+        with working("bench", len(chosen), "cases") as advance:
             for case in chosen:
                 rows.append(row := run(case, device, repeats, items))
                 advance(1, f"{case.sites} {case.precision}: {row['ratio']:.1f}")
@@ -109,7 +109,7 @@ def _ours(model: VisionModel, dropout: Dropout, items: list[Item], size: int) ->
         patch.object(Site, "apply", dropping.watch(Site.apply)),
     ):
         start = time.perf_counter()
-        with pixels.decoded(items, [], model, "auto", 2, _silent) as found:
+        with pixels.decoded(items, [], model, "auto", 2) as found:
             for first in range(0, len(found.views), size):
                 views = found.views[first : first + size]
                 keys = [key(view.item.name) for view in views]

@@ -16,6 +16,7 @@ from experiments.montecarlo.inference.check import check
 from experiments.montecarlo.inference.compute import Encoder, Mapped, Sampling, Unit, load, prepare
 from experiments.montecarlo.inference.params import ORIGINAL, MontecarloInfer
 from experiments.montecarlo.inference.pixels import Pixels
+from harness.progress import counted
 from harness.running.work import Runner, here, in_workers, records, work
 from harness.stage import BadInput, Context, Records
 
@@ -33,9 +34,7 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
     place = params.pixels if params.workers == 1 else "mmap"  # what several processes can look at
     with ExitStack() as stack:
         with clock.spending("preprocessing"):
-            opened = pixels.decoded(
-                items, images.evenly(items, params.ablation), model, place, params.decoders, context.progress
-            )
+            opened = pixels.decoded(items, images.evenly(items, params.ablation), model, place, params.decoders)
             decoded = stack.enter_context(opened)
         with clock.spending("model"):
             described, plain = _describe(params, model, decoded)
@@ -98,7 +97,8 @@ def _describe(
     views = [view for view in decoded.views if view.variant == ORIGINAL]
     plain = []
     with torch.inference_mode(), model.computing():
-        for start in range(0, len(views), params.batch_images):
+        starts = range(0, len(views), params.batch_images)
+        for start in counted(starts, "one plain pass", "batches"):
             batch = decoded.batch(views[start : start + params.batch_images], model)
             plain.append(passes.in_fp64(model(batch)).cpu())
     embeddings = torch.cat(plain)

@@ -19,7 +19,8 @@ from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images
 from experiments.montecarlo.inference.images import Item
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL
-from harness.stage import BadInput, Progress, one_line
+from harness.progress import working
+from harness.stage import BadInput, one_line
 
 _SHARE = 0.5  # of free memory, what pixels may take
 _CHANGES = {ORIGINAL: None, BLURRED: images.blurred, DOWNSAMPLED: images.downsampled}
@@ -59,12 +60,7 @@ class Pixels:
 
 @contextmanager
 def decoded(
-    items: Sequence[Item],
-    changed: Sequence[Item],
-    model: VisionModel,
-    place: str,
-    decoders: int,
-    progress: Progress,
+    items: Sequence[Item], changed: Sequence[Item], model: VisionModel, place: str, decoders: int
 ) -> Iterator[Pixels]:
     """Decode all items, those of `changed` blurred and downsampled as well; a broken one is left out and named."""
     jobs = [(item, list(_CHANGES) if item in set(changed) else [ORIGINAL]) for item in items]
@@ -74,7 +70,7 @@ def decoded(
         broken: dict[str, str] = {}
         views: list[View] = []
         parallel = Parallel(n_jobs=decoders, prefer="threads", return_as="generator")
-        with progress(len(jobs), "decode", "images") as advance:
+        with working("decode", len(jobs), "images") as advance:
             opened = parallel(delayed(_open)(item, variants, model) for item, variants in jobs)
             for (item, variants), result in zip(jobs, opened, strict=True):
                 advance(1, f"{len(broken)} broken" if broken else "")

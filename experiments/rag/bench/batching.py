@@ -24,18 +24,18 @@ from experiments.models import cross_encoder
 from experiments.rag.inference import data, judge
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer
-from harness.stage import Progress
+from harness.progress import working
 
 _LATENCY = 0.2  # seconds that the loopback endpoint takes for each answer
 _PAIRS, _BATCH = 2000, 64
 _ANSWERS, _IN_FLIGHT = 50, 16
 
 
-def bench(device: str, repeats: int, quick: bool, progress: Progress) -> pd.DataFrame:
+def bench(device: str, repeats: int, quick: bool) -> pd.DataFrame:
     """One row a case: median seconds of the baseline and of ours, in turn and warm, and their ratio."""
     cases = [nli_in_buckets, ragas_in_flight][: 1 if quick else None]
     rows = []
-    with progress(len(cases), "bench", "cases") as advance:
+    with working("bench", len(cases), "cases") as advance:
         for case in cases:
             rows.append(case(device, repeats))
             advance(1, f"{rows[-1]['case']}: {rows[-1]['ratio']:.1f}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from experiments.models import endpoint, generate, language
 from experiments.rag.inference.params import RagInfer
+from harness.progress import counted, working
 from harness.stage import BadInput
 
 _INSTRUCTION = (
@@ -77,7 +78,8 @@ class Local:
         encoded = [self._encode(prompt) for prompt in prompts]
         texts: list[str | None] = [None] * len(prompts)
         tokens = padding = 0
-        for chosen in generate.by_length([len(ids) for ids in encoded], self._params.batch_size):
+        batches = generate.by_length([len(ids) for ids in encoded], self._params.batch_size)
+        for chosen in counted(batches, "generate", "batches"):
             found, computed, padded = generate.answer(
                 self._model, [encoded[i] for i in chosen], self._params.max_new_tokens
             )
@@ -108,10 +110,13 @@ class Remote:
 
     def answer(self, prompts: Sequence[Prompt]) -> Answered:
         """Answer all prompts, `in_flight` at a time; one that fails has a reason in the place of its answer."""
-        found = asyncio.run(self._answer(prompts))
+        with working("ask", len(prompts), "answers") as advance:
+            found = asyncio.run(self._answer(prompts, advance))
         return Answered([text for text, _ in found], [reason for _, reason in found])
 
-    async def _answer(self, prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:
+    async def _answer(
+        self, prompts: Sequence[Prompt], advance: Callable[[int], object]
+    ) -> list[tuple[str | None, str]]:
         params = self._params
         async with endpoint.client(
             str(params.endpoint),
@@ -126,6 +131,8 @@ class Remote:
                     text = await endpoint.complete(client, params.model, messages(prompt), params.max_new_tokens)
                 except endpoint.Failed as failed:
                     return None, str(failed)
+                finally:
+                    advance(1)
                 return text.strip(), ""
 
             return list(await asyncio.gather(*map(one, prompts)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from experiments.models import endpoint
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer, Read, Readings, Setup
+from harness.progress import working
 
 os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
 
@@ -63,10 +64,13 @@ def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | 
     Relevancy needs an embedding model; it asks for one question back, not three: at temperature 0 they would be the
     same.
     """
-    return asyncio.run(_judged(params, answers, tally))
+    with working("judge", len(answers), "answers") as advance:
+        return asyncio.run(_judged(params, answers, tally, advance))
 
 
-async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None) -> list[Readings]:
+async def _judged(
+    params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None, advance: Callable[[int], object]
+) -> list[Readings]:
     from ragas.embeddings.openai_provider import OpenAIEmbeddings
     from ragas.llms import llm_factory
     from ragas.metrics.collections import AnswerRelevancy, ContextPrecisionWithoutReference, Faithfulness
@@ -105,6 +109,8 @@ async def _judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.T
                 results = await scores(answer)
             except Exception as error:  # whatever ragas, instructor or openai make of a bad reply
                 return endpoint.reason(error)
+            finally:
+                advance(1)
             if lacking := [name for name, value in results.items() if math.isinf(value)]:
                 return _lacks(lacking[0])
             return results | {f"error_{name}": _lacks(name) for name, value in results.items() if math.isnan(value)}

@@ -10,6 +10,7 @@ from experiments.models import cross_encoder
 from experiments.models.cross_encoder import CrossEncoder, Pair
 from experiments.rag.inference.reading import Answer, Read, Readings, Setup
 from experiments.rag.inference.text import sentences
+from harness.progress import working
 
 
 def load(setup: Setup) -> Read:
@@ -28,9 +29,11 @@ def read(model: CrossEncoder, batch: int, answers: Sequence[Answer]) -> list[Rea
     pairs = list(dict.fromkeys(pair for own_pairs in own for pair in own_pairs))
     ids, segments, cut = model.encode(pairs)
     entailed: dict[Pair, float] = {}
-    for chosen in model.batches(ids, batch):
-        found = model.entails([ids[i] for i in chosen], [segments[i] for i in chosen])
-        entailed |= zip([pairs[i] for i in chosen], found, strict=True)
+    with working("compare with passages", len(pairs), "pairs") as advance:
+        for chosen in model.batches(ids, batch):
+            found = model.entails([ids[i] for i in chosen], [segments[i] for i in chosen])
+            entailed |= zip([pairs[i] for i in chosen], found, strict=True)
+            advance(len(chosen))
     rows: list[Readings] = []
     for own_pairs in own:
         best: dict[str, float] = {}

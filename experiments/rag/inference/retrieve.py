@@ -14,6 +14,7 @@ from experiments.arrays import Floats
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.params import TIERS, RagInfer
 from experiments.rag.inference.text import content_words
+from harness.progress import counted, working
 from harness.stage import BadInput, one_line
 
 _RRF = 60  # Cormack, Clarke and Buettcher (2009): reciprocal rank fusion sums 1 / (60 + rank)
@@ -70,8 +71,11 @@ def bm25(texts: Sequence[str], queries: Sequence[str], k1: float, b: float) -> F
     import bm25s
 
     index = bm25s.BM25(k1=k1, b=b)
-    index.index([content_words(text) for text in texts], show_progress=False)
-    found = [index.get_scores(words) if (words := content_words(query)) else np.zeros(len(texts)) for query in queries]
+    index.index([content_words(text) for text in counted(texts, "index", "passages")], show_progress=False)
+    found = [
+        index.get_scores(words) if (words := content_words(query)) else np.zeros(len(texts))
+        for query in counted(queries, "retrieve", "questions")
+    ]
     return np.asarray(found, dtype=np.float64)
 
 
@@ -118,10 +122,11 @@ def select(question: Question, ranking: Ranking, tier: str, params: RagInfer, se
 
 def sentence_encoder(name: str, device: str) -> Embed:
     """A sentence-transformers model by folder or name; its embeddings (n, d) have length 1: a product is a cosine."""
-    from sentence_transformers import SentenceTransformer
-
     try:
-        model = SentenceTransformer(name, device=device)
+        with working(f"load {name}"):
+            from sentence_transformers import SentenceTransformer
+
+            model = SentenceTransformer(name, device=device)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise BadInput(f"encoder = {name}: cannot be loaded: {one_line(error)[:200]}") from error
 
