@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.bench import dropout as bench
 from experiments.montecarlo.inference import compute, images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
+from experiments.montecarlo.inference.params import MontecarloInfer
 from harness.measuring.cost import Cost
 from harness.running import hardware, run
 from harness.running.settings import resolve
@@ -464,6 +466,36 @@ def test_the_built_in_encoder_is_as_good_as_its_recipe_says_on_digits_it_has_not
     parts = [set(digits.load(part)[2]) for part in ("train", "held_out")]
     assert not parts[0] & parts[1]
     assert sum(path.stat().st_size for path in files.ENCODER.iterdir()) < 3e6
+
+
+# ---- which images there are ----
+
+
+def test_the_default_set_is_some_of_all_digits_with_each_class_as_often_as_among_all() -> None:
+    some, everything = images.find(MontecarloInfer().images), images.find("builtin-all")
+    assert (len(some), len(everything)) == (120, 500)
+    assert set(some) < set(everything)
+    share = len(some) / len(everything)
+    counts = [Counter(item.label for item in items) for items in (some, everything)]
+    assert counts[0].keys() == counts[1].keys() == set(digits.NAMES)
+    assert all(abs(counts[0][name] - share * counts[1][name]) < 1 for name in digits.NAMES)
+
+
+def test_some_digits_are_seen_as_they_are_among_all() -> None:
+    few = {"batch_images": "64", "mc_trials": "2", "passes": "2"}
+    some, everything = rows(images="builtin", **few), rows(images="builtin-all", **few)
+    require_alike(some, everything[everything["image"].isin(some["image"])], 1e-4)
+    assert everything.drop_duplicates("image")["wrong"].mean() == pytest.approx(0.12)  # by the digits' own caption
+    assert some.drop_duplicates("image")["wrong"].sum() >= 10  # else their AUROC has no interval
+
+
+def test_a_name_of_no_set_is_refused_in_a_line_that_names_what_there_is() -> None:
+    with pytest.raises(BadInput) as raised:
+        images.find("builtin-al")
+    said = str(raised.value)
+    assert "images = builtin-al: no such folder" in said
+    assert "allowed: `builtin` (120 digits), `builtin-all` (500 digits), a folder of images" in said
+    assert "\n" not in said
 
 
 # ---- images of all kinds ----

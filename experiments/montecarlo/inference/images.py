@@ -11,11 +11,15 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from experiments.models import digits, files
+from experiments.montecarlo.inference.params import BUILT_IN, BUILT_IN_TOLD
 from harness.running import cache
 from harness.stage import BadInput
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-_ALLOWED = "a folder of images, a folder with one folder a class, a .txt with a path a line (and a tab and a class)"
+_ALLOWED = (
+    f"{BUILT_IN_TOLD}, a folder of images, a folder with one folder a class, a .txt with a path a line (and a tab and a"
+    " class)"
+)
 _BLUR = 0.05  # of the shorter side: the blur's standard deviation
 _DOWNSAMPLE = 8
 _THUMBNAIL = 64  # pixels of its longer side
@@ -33,9 +37,10 @@ class Item:
 
 
 def find(given: str, keep: int | None = None) -> list[Item]:
-    """The images of a folder, a tree of one folder a class, a list (in its order) or the built-in set."""
-    path = _builtin() if given == "builtin" else Path(given).expanduser()
-    if path.is_file() and path.suffix == ".txt":
+    """The images of a folder, a tree of one folder a class, a list (in its order) or a built-in set."""
+    if given in BUILT_IN:
+        items = evenly(_in_folder(_digits()), BUILT_IN[given])
+    elif (path := Path(given).expanduser()).is_file() and path.suffix == ".txt":
         items = _listed(path)
     elif path.is_dir():
         items = _in_folder(path)
@@ -95,7 +100,7 @@ def _listed(path: Path) -> list[Item]:
     return items
 
 
-def _builtin() -> Path:
+def _digits() -> Path:
     """The digits that the built-in encoder has not been trained on, as image files, written when first needed."""
     folder = cache.folder() / "digits"
     digits.write(folder)

@@ -14,7 +14,7 @@ from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import images, passes, pixels
 from experiments.montecarlo.inference.check import check
 from experiments.montecarlo.inference.compute import Encoder, Mapped, Sampling, Unit, load, prepare
-from experiments.montecarlo.inference.params import ORIGINAL, MontecarloInfer
+from experiments.montecarlo.inference.params import BUILT_IN, ORIGINAL, MontecarloInfer
 from experiments.montecarlo.inference.pixels import Pixels
 from harness.progress import counted
 from harness.running.work import Runner, here, in_workers, records, work
@@ -107,7 +107,7 @@ def _describe(
     classes = images.classes([view.item for view in views])
     if len(classes) < 2:
         return pd.DataFrame(index=names), by_name
-    caption = params.caption or (digits.CAPTION if params.images == "builtin" else _CAPTION)
+    caption = params.caption or (digits.CAPTION if params.images in BUILT_IN else _CAPTION)
     if "{}" not in caption:
         raise BadInput(f"caption = {caption}: must hold {{}}, where the class goes")
     text = model.encode_text([caption.format(name) for name in classes]).double().cpu()

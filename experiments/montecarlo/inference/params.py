@@ -10,6 +10,8 @@ PREFIX = "u_"  # of the columns that hold a statistic of the passes
 ORIGINAL, BLURRED, DOWNSAMPLED = "original", "blur", "downsample"  # what is in the column `variant`
 _IMAGES = Decides("which images are judged")
 PASSES = r"^\d+(,\d+)*$"
+BUILT_IN = {"builtin": 120, "builtin-all": 500}  # sets of digits, and how many each holds
+BUILT_IN_TOLD = ", ".join(f"`{name}` ({count} digits)" for name, count in BUILT_IN.items())
 
 
 class MontecarloInfer(Params):
@@ -23,7 +25,7 @@ class MontecarloInfer(Params):
         None, description="open_clip names: the tag of the weights, or a file that holds them"
     )
     images: Annotated[str, _IMAGES] = Field(
-        "builtin", description="`builtin`, a folder, a tree of one folder a class, or a .txt list"
+        "builtin", description=f"{BUILT_IN_TOLD}, a folder, a tree of one folder a class, or a .txt list"
     )
     caption: Annotated[str | None, Decides("which zero-shot answers are wrong, and so the labels of error")] = Field(
         None, description="zero-shot caption, {} being the class (unset: `a photo of a {}`, digits have their own)"
@@ -46,7 +48,7 @@ class MontecarloInfer(Params):
     )
     mc_trials: int = Field(10, ge=2, le=1000, description="K: independent trials of so many passes each")
     ablation: Annotated[int, Decides("which images are judged blurred and downsampled")] = Field(
-        100, ge=0, le=10**6, description="images that are also computed blurred and downsampled"
+        40, ge=0, le=10**6, description="images that are also computed blurred and downsampled"
     )
     batch_images: int = Field(64, ge=1, le=10**5, description="images computed at once")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
