@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from harness import progress
-from harness.commands.watching import Display, text
+from harness.commands.watching import InPlace, Lines, text
 from harness.progress import Work, counted, under_way, watched, working
 from harness.sweeping.engines import in_fresh_process
 
@@ -79,11 +79,6 @@ def test_what_another_process_does_for_this_one_is_under_way_here() -> None:
 # --- what a person sees ----------------------------------------------------------------------------------------------
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def work(what: str, seconds: float, total: int | None = None, done: int = 0) -> Work:
     """Work that was begun so long ago."""
     return Work(what, total, "steps", 0, done, began=time.monotonic() - seconds)
@@ -95,24 +90,36 @@ def drawn(stream: io.StringIO) -> list[str]:
 
 
 def test_what_is_over_soon_is_not_shown() -> None:
-    for stream in (Terminal(), io.StringIO()):
-        Display(stream).look([work("soon over", 0.5), work("as soon", 0.2, 10)])
+    for show in (InPlace(stream := io.StringIO()), Lines(stream)):
+        show.look([work("soon over", 0.5), work("as soon", 0.2, 10)])
+        show.look([])
         assert stream.getvalue() == ""
 
 
 def test_bars_are_shown_and_of_what_has_no_length_that_which_is_going_on() -> None:
-    display = Display(stream := Terminal())
+    display = InPlace(stream := io.StringIO())
     display.look([work("sweep", 60, 6, 2), work("warm up", 9), work("load a model", 8)])
     first, second = drawn(stream)
     assert first.startswith("sweep:  33%|")
-    assert "2/6 [2 steps/min, 02:00 left]" in first
+    assert "2/6 [01:00, 2 steps/min, 02:00 left]" in first
     assert second == "load a model … 00:08"
     display.look([work("sweep", 60, 6, 2), work("warm up", 9), work("compute", 8, 4, 1)])
     assert [line.partition(":")[0] for line in drawn(stream)] == ["sweep", "compute"]
 
 
+def test_short_pieces_of_work_one_after_the_other_are_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    show, now = InPlace(stream := io.StringIO()), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for number in range(6):
+        show.look([Work(f"piece {number}", began=now - 0.1)])
+        now += 0.4
+    assert "piece 2" not in stream.getvalue()
+    assert drawn(stream) == ["piece 5 … 00:00"]
+    assert "piece 4" in stream.getvalue()
+
+
 def test_a_bar_that_is_full_stays_and_what_had_no_length_goes() -> None:
-    display, bar, other = Display(stream := Terminal()), work("detect", 5, 10, 9), work("score", 5)
+    display, bar, other = InPlace(stream := io.StringIO()), work("detect", 5, 10, 9), work("score", 5)
     display.look([bar, other])
     bar.advance(1)
     display.look([])
@@ -122,7 +129,7 @@ def test_a_bar_that_is_full_stays_and_what_had_no_length_goes() -> None:
 
 
 def test_a_bar_within_another_leaves_nothing_behind() -> None:
-    display, outer, inner = Display(stream := Terminal()), work("sweep", 5, 10, 9), work("detect", 5, 10, 10)
+    display, outer, inner = InPlace(stream := io.StringIO()), work("sweep", 5, 10, 9), work("detect", 5, 10, 10)
     display.look([outer, inner])
     display.look([outer])
     assert [line.partition(":")[0] for line in drawn(stream)] == ["sweep"]
@@ -130,14 +137,14 @@ def test_a_bar_within_another_leaves_nothing_behind() -> None:
 
 def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    Display(stream := Terminal()).look([work("a name that is long " * 5, 60, 6, 2), work("another " * 9, 8)])
+    InPlace(stream := io.StringIO()).look([work("a name that is long " * 5, 60, 6, 2), work("another " * 9, 8)])
     assert max(map(len, drawn(stream))) < 40
 
 
 def test_where_nothing_can_be_drawn_in_place_a_line_is_written_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    display, bar = Display(stream := io.StringIO()), work("detect", 2, 100, 10)
+    display, bar = Lines(stream := io.StringIO()), work("detect", 2, 100, 10)
     for _ in range(50):
         display.look([bar])
         now += 1
@@ -152,4 +159,4 @@ def test_where_nothing_can_be_drawn_in_place_a_line_is_written_now_and_then(monk
 
 def test_a_bar_counts_by_the_minute_what_was_done_this_time() -> None:
     resumed = Work("detect", 100, "samples", 40, 70, "3 failed", began=time.monotonic() - 60)
-    assert "70/100 [30 samples/min, 01:00 left, 3 failed]" in text(resumed, 100)
+    assert "70/100 [01:00, 30 samples/min, 01:00 left, 3 failed]" in text(resumed, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import threading
@@ -12,79 +13,92 @@ from typing import Any, TextIO
 
 from harness.progress import Work, watched
 
-_PATIENCE = 1.0  # seconds that nobody minds; what takes longer is shown
-# Where nothing can be drawn in place: before the first line of some work, and between two of them.
+_PATIENCE = 1.0  # seconds that nobody minds; after them is shown what goes on, be it that it has begun just now
+# Where nothing can be drawn in place: how long some work goes on before its first line, and between two of them.
 _FIRST_LINE, _NEXT_LINE = 2.0, 30.0
 _WIDTH = 100  # columns, where no terminal has any
-_LAYOUT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{per_minute}, {remaining} left{postfix}]"
+_LAYOUT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {per_minute}, {remaining} left{postfix}]"
 
 
 @contextmanager
 def watching() -> Iterator[None]:
     """Show on stderr what takes longer than a second, for as long as it takes."""
-    with watched(Display(sys.stderr).look):
+    show = InPlace(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)
+    with watched(show.look):
         yield
 
 
-class Display:
-    """What is under way, as text: the bars, and of work whose length is not known that which is going on right now."""
+class InPlace:
+    """The bars, and of work whose length is not known what goes on right now, drawn over what was drawn before."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._lock = threading.Lock()
+        self._shown: list[Work] = []
+        self._last = time.monotonic()  # when anything was to be seen
+
+    def look(self, works: Sequence[Work]) -> None:
+        """Draw what is under way; a bar that has ended stays above, unless it was within another."""
+        with self._lock:
+            now = time.monotonic()
+            shown = telling(works, now, _PATIENCE)
+            if not shown and (self._shown or now - self._last >= _PATIENCE):
+                shown = list(works[-1:])  # one short piece of work after the other is silence as well
+            if not (shown or self._shown):
+                return
+            within = any(work.total is not None for work in shown)
+            left = [] if within else [work for work in ended(self._shown, works) if full(work)]
+            columns = shutil.get_terminal_size((_WIDTH, 24)).columns - 1
+            lines = [text(work, columns) for work in [*left, *shown]]
+            up = f"\x1b[{len(shown) - 1}A" if len(shown) > 1 else ""
+            self._terminal.write("\r\x1b[J" + "\n".join(lines) + ("\n" if left and not shown else f"{up}\r"))
+            self._terminal.flush()
+            self._shown, self._last = mark(shown), now
+
+
+class Lines:
+    """A line when work has begun to take long, seldom ones while it goes on, and one when a bar is full."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._in_place = stream.isatty()
-        self._patience = _PATIENCE if self._in_place else _FIRST_LINE
         self._lock = threading.Lock()
-        self._seen: dict[float, tuple[Work, float]] = {}  # by when it began: as last seen, and when a line was written
-        self._drawn = 0
+        self._shown: list[Work] = []
+        self._written: dict[float, float] = {}  # when a line was, by when its work began
 
     def look(self, works: Sequence[Work]) -> None:
-        """Show the work that has been under way for long enough, and leave a line of a bar that has ended."""
+        """Write what is due."""
         with self._lock:
             now = time.monotonic()
-            long = [work for work in works if now - work.began >= self._patience]
-            shown = [work for work in long if work.total is not None or work is long[-1]]
-            ended = [work for began, (work, _) in self._seen.items() if began not in {each.began for each in works}]
-            if self._in_place:
-                self._draw(shown, ended)
-            else:
-                self._write(shown, ended, now)
-            for work in shown:
-                work.shown = True
-                self._seen[work.began] = work, self._seen.get(work.began, (work, now))[1]
-            for work in ended:
-                del self._seen[work.began]
-
-    def _draw(self, shown: Sequence[Work], ended: Sequence[Work]) -> None:
-        """Write over what was drawn before; what is below stays free for whatever else is printed."""
-        if not (shown or self._drawn):
-            return
-        columns = shutil.get_terminal_size((_WIDTH, 24)).columns - 1
-        inside = any(work.total is not None for work in shown)
-        left = [] if inside else [work for work in ended if _full(work)]
-        lines = [text(work, columns) for work in shown]
-        above = "".join(f"{text(work, columns)}\n" for work in left)
-        up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
-        self._stream.write(f"\r\x1b[J{above}" + "\n".join(lines) + up + ("\r" if lines else ""))
-        self._stream.flush()
-        self._drawn = len(lines)
-
-    def _write(self, shown: Sequence[Work], ended: Sequence[Work], now: float) -> None:
-        """A line when work has begun to take long, then seldom, and of a bar one when it has ended."""
-        for work in shown:
-            last = self._seen.get(work.began, (work, None))[1]
-            if last is None or now - last >= _NEXT_LINE:
-                self._say(work)
-                self._seen[work.began] = work, now
-        for work in ended:
-            if _full(work):
-                self._say(work)
-
-    def _say(self, work: Work) -> None:
-        self._stream.write(f"{text(work, _WIDTH)}\n")
-        self._stream.flush()
+            shown = telling(works, now, _FIRST_LINE)
+            due = [work for work in shown if now - self._written.get(work.began, -math.inf) >= _NEXT_LINE]
+            for work in [*filter(full, ended(self._shown, works)), *due]:
+                self._stream.write(f"{text(work, _WIDTH)}\n")
+                self._stream.flush()
+            self._written |= dict.fromkeys((work.began for work in due), now)
+            self._shown = mark(shown)
 
 
-def _full(work: Work) -> bool:
+def telling(works: Sequence[Work], now: float, patience: float) -> list[Work]:
+    """Of work that takes long the bars, and the innermost."""
+    long = [work for work in works if now - work.began >= patience]
+    return [work for work in long if work.total is not None or work is long[-1]]
+
+
+def ended(before: Sequence[Work], works: Sequence[Work]) -> list[Work]:
+    """What was under way before; of another process there are new copies at each look."""
+    still = {work.began for work in works}
+    return [work for work in before if work.began not in still]
+
+
+def mark(works: list[Work]) -> list[Work]:
+    """The same, which will say when they end."""
+    for work in works:
+        work.shown = True
+    return works
+
+
+def full(work: Work) -> bool:
+    """Whether a bar is at its end."""
     return work.total is not None and work.done >= work.total
 
 
