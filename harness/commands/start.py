@@ -18,7 +18,7 @@ from harness.stage import BadInput, one_line
 LARGE = ("matplotlib", "mlflow", "optuna", "pandas", "scipy", "sklearn", "torch", "transformers")
 _ROOT = Path(__file__).parents[2]
 _TELLING = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
-_COMMAND = "from harness.__main__ import main; sys.exit(main(sys.argv[1:]))"
+_COMMAND = "import runpy; runpy.run_module('harness', run_name='__main__', alter_sys=True)"
 _IMPORTS = "import torch, mlflow, optuna, pandas, sklearn, matplotlib"
 # What MLflow takes to log as much as a run of ours does, when nothing of ours is there.
 _LOGGING = """
