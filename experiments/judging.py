@@ -224,10 +224,11 @@ class Judge(Generic[C]):
         judged = None if isinstance(self._judged_or_why_not, Undefined) else self._judged_or_why_not
         part = judged.part if judged and judged.part is not None else np.zeros(len(self.cases.labels), np.int64)
         rows = np.flatnonzero(self.cases.labels >= 0)
+        groups = np.unique(self.cases.groups[rows], return_inverse=True)[1]  # numbers are sorted sooner than names
         for number in range(_ROUNDS):
             if number == len(self._drawn):
                 rng, source = np.random.default_rng((self.rule.seed, number)), np.arange(len(self.cases.labels))
-                source[rows] = rows[statistics.permuted(self.cases.groups[rows], part[rows], rng)]
+                source[rows] = rows[statistics.permuted(groups, part[rows], rng)]
                 self._drawn.append((source, cache(partial(self._relearnt, source))))
             yield self._drawn[number]
 

@@ -175,20 +175,22 @@ def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
 def _without(cases: C, fit: Fit[C], split: list[tuple[Ints, Ints]], scores: Scores, seed: int) -> list[Thinned]:
     """Scores out of fold without a fifth of the groups, drawn anew each time; the folds are as they are."""
     rng = np.random.default_rng(seed)
-    groups = _some(cases, np.concatenate([tested for _, tested in split]), rng)
-    looked, gone = np.isin(cases.groups, groups), max(1, round(_SHARE * len(groups)))
+    number = np.unique(cases.groups, return_inverse=True)[1]  # numbers are looked up sooner than names
+    tested = np.concatenate([test for _, test in split])
+    groups = _some(cases.labels[tested], number[tested], rng)
+    looked, gone = np.isin(number, groups), max(1, round(_SHARE * len(groups)))
     found = []
     for _ in range(_ROUNDS):
-        left = np.isin(cases.groups, rng.permutation(groups)[gone:])
+        left = np.isin(number, rng.permutation(groups)[gone:])
         some = [(train[left[train]], test[left[test]]) for train, test in split]
         again = _scored(cases, cases, fit, [(train, test) for train, test in some if len(train) and len(test)], scores)
         found.append(Thinned(1 - gone / len(groups), looked, left, again))
     return found
 
 
-def _some(cases: Cases, rows: Ints, rng: np.random.Generator) -> NDArray[Any]:
-    """All groups of these rows, or of very many as many of either label as there may be."""
-    positive = pd.Series(cases.labels[rows]).groupby(cases.groups[rows]).max() == 1
+def _some(labels: Ints, groups: Ints, rng: np.random.Generator) -> Ints:
+    """All groups of these rows (n,), or of very many as many of either label as there may be."""
+    positive = pd.Series(labels).groupby(groups).max() == 1
     if len(positive) <= _MOST:
         return positive.index.to_numpy()
     of_label = [rng.permutation(positive.index[positive == label].to_numpy()) for label in (True, False)]

@@ -177,14 +177,14 @@ def permuted(groups: NDArray[Any], within: Ints, rng: np.random.Generator) -> In
     """
     order = np.lexsort((groups, within))
     starts = np.flatnonzero(np.r_[True, (groups[order][1:] != groups[order][:-1]) | (np.diff(within[order]) != 0)])
-    blocks = np.split(order, starts[1:])
+    sizes = np.diff(starts, append=len(order))
+    alike: dict[tuple[int, int], list[int]] = {}
+    for start, size, part in zip(starts.tolist(), sizes.tolist(), within[order[starts]].tolist(), strict=True):
+        alike.setdefault((size, part), []).append(start)
     source = np.empty(len(groups), dtype=np.int64)
-    alike: dict[tuple[int, int], list[Ints]] = {}
-    for block in blocks:
-        alike.setdefault((len(block), int(within[block[0]])), []).append(block)
-    for same in alike.values():
-        for block, other in zip(same, rng.permutation(len(same)), strict=True):
-            source[block] = rng.permutation(same[other])
+    for (size, _), firsts in alike.items():
+        same = order[np.add.outer(firsts, np.arange(size))]  # a row a group
+        source[same] = rng.permuted(same[rng.permutation(len(same))], axis=1)
     return source
 
 

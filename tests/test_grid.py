@@ -259,17 +259,17 @@ def test_best_alpha_of_many_responses_is_the_same_in_small_pieces(monkeypatch: p
 
 def test_best_alpha_is_learned_from_training_responses_only() -> None:
     cases = read_responses(made())
-    train, test = np.arange(0, 20), np.arange(20, len(cases.table))
+    train, test = np.arange(0, 20), np.arange(20, len(cases.labels))
     params = DetectScore(alpha="best", top_n=2)
-    swapped = cases.table.assign(label=lambda table: table["label"].where(table.index < 20, 1 - table["label"]))
-    again = replace(cases, table=swapped)
+    swapped = np.concatenate([cases.labels[train], 1 - cases.labels[test]])
+    again = replace(cases, labels=swapped)
     scores = [fit_linear(each.take(train), params)(each.take(test))[SCORE] for each in (cases, again)]
     assert scores[0].tolist() == scores[1].tolist()
     learned = [
         fit_linear(cases.take(train), DetectScore(alpha=alpha, top_n=2))(cases.take(train))[SCORE]
         for alpha in ("best", *np.linspace(0, 10, 200))
     ]
-    labels = cases.table["label"].to_numpy()[train]
+    labels = cases.labels[train]
     aucs = [statistics.auc(labels, each) for each in learned]
     assert aucs[0] == max(aucs)
 

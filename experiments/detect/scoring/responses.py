@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from experiments.arrays import Bools, Floats, Ints
+from experiments.arrays import Floats, Ints
 from experiments.protocols import Words
 from harness.stage import BadInput
 
@@ -33,7 +34,7 @@ class Columns:
         """One column (n,)."""
         return self.values[:, self.names.index(name)]
 
-    def take(self, rows: Bools) -> Columns:
+    def take(self, rows: Ints) -> Columns:
         """Some of the rows."""
         return Columns(self.names, self.values[rows])
 
@@ -47,11 +48,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class Whole:
-    """The features of all responses that there are, aggregated once, however many folds and labels they are in."""
+    """All responses that there are, whose features are aggregated once, however many folds and labels they are in."""
 
     ecs: Columns
     pks: Columns
     response: Ints
+    table: pd.DataFrame  # a row a response: label, source, task where the data name one, id, length
     _kept: dict[Any, Floats] = field(default_factory=dict)
 
     def aggregates(self, heads: list[str], floor: float) -> Floats:
@@ -75,38 +77,36 @@ class Responses:
     pks: Columns
     label: Ints  # of each span
     response: Ints
-    table: pd.DataFrame  # r rows: id, label, source, length, task where the data name one
+    labels: Ints  # 1: some span is hallucinated (r,)
+    groups: NDArray[Any]  # the prompt of each (r,)
+    stratum: NDArray[Any] | None  # the task of each (r,)
+    lengths: Floats  # characters of each (r,)
     whole: Whole
     rows: Ints  # of each response in the whole (r,)
     words = Words("response", "prompt", "task", "hallucinated")
 
     @property
-    def labels(self) -> Ints:
-        """1: some span is hallucinated (r,)."""
-        return self.table["label"].to_numpy(np.int64)
-
-    @property
-    def groups(self) -> NDArray[Any]:
-        """The prompt of each (r,)."""
-        return self.table["source"].to_numpy()
-
-    @property
-    def stratum(self) -> NDArray[Any] | None:
-        """The task of each (r,)."""
-        return self.table["task"].to_numpy() if "task" in self.table else None
-
-    @property
-    def lengths(self) -> Floats:
-        """Characters of each (r,)."""
-        return self.table["length"].to_numpy(np.float64)
+    def table(self) -> pd.DataFrame:
+        """The row of each in the table of the whole (r,), with the labels that the data give."""
+        return self.whole.table.iloc[self.rows]
 
     def take(self, rows: Ints) -> Responses:
         """The spans of the chosen responses, renumbered in the order given by `self`."""
-        rows = np.sort(rows)
-        keep = np.isin(self.response, rows)
-        _, renumbered = np.unique(self.response[keep], return_inverse=True)
-        some = self.ecs.take(keep), self.pks.take(keep), self.label[keep], renumbered, self.table.iloc[rows]
-        return Responses(*some, self.whole, self.rows[rows])
+        chosen = np.zeros(len(self.labels), dtype=bool)
+        chosen[rows] = True
+        spans, number = np.flatnonzero(chosen[self.response]), np.cumsum(chosen) - 1
+        return Responses(
+            self.ecs.take(spans),
+            self.pks.take(spans),
+            self.label[spans],
+            number[self.response[spans]],
+            self.labels[chosen],
+            self.groups[chosen],
+            None if self.stratum is None else self.stratum[chosen],
+            self.lengths[chosen],
+            self.whole,
+            self.rows[chosen],
+        )
 
     def relabelled(self, source: Ints) -> Responses:
         """Each response labelled as another is, its spans in the pattern of that one's, stretched to their number."""
@@ -116,10 +116,10 @@ class Responses:
         other = source[self.response]
         label = self.label[starts[other] + place * sizes[other] // sizes[self.response]]
         # Where fewer spans take the pattern of more, none of those hallucinated may be taken.
-        lost = (self.labels[source] == 1) & (np.bincount(self.response, label) == 0)
+        labels = self.labels[source]
+        lost = (labels == 1) & (np.bincount(self.response, label) == 0)
         label[starts[lost]] = 1
-        table = self.table.assign(label=self.labels[source])
-        return replace(self, label=label, table=table)
+        return replace(self, label=label, labels=labels)
 
     def aggregates(self, heads: list[str], floor: float) -> Floats:
         """Mean, max, min and std over each response's spans of ECS, and of the log of PKS, at least `floor`: (r, c)."""
@@ -131,10 +131,10 @@ class Responses:
 
     def parted(self, values: Floats) -> NDArray[Any]:
         """Span values (n,) as one array a response: (r,) of objects."""
-        pieces = np.split(values, np.flatnonzero(np.diff(self.response)) + 1)
-        parted = np.empty(len(pieces), dtype=object)
-        for i, piece in enumerate(pieces):
-            parted[i] = piece
+        parted = np.empty(len(self.labels), dtype=object)
+        ends = np.cumsum(np.bincount(self.response)).tolist()
+        for i, (start, end) in enumerate(pairwise([0, *ends])):
+            parted[i] = values[start:end]
         return parted
 
 
@@ -153,8 +153,18 @@ def read_responses(frame: pd.DataFrame) -> Responses:
     lengths = frame["length"] if "length" in frame else pd.Series(1, index=frame.index)
     responses["length"] = lengths.groupby(response).sum()
     response = response.astype(np.int64)
-    whole, rows = Whole(ecs, pks, response), np.arange(len(responses))
-    return Responses(ecs, pks, frame["label"].to_numpy(np.int64), response, responses, whole, rows)
+    return Responses(
+        ecs,
+        pks,
+        frame["label"].to_numpy(np.int64),
+        response,
+        responses["label"].to_numpy(np.int64),
+        responses["source"].to_numpy(),
+        responses["task"].to_numpy() if "task" in responses else None,
+        responses["length"].to_numpy(np.float64),
+        Whole(ecs, pks, response, responses),
+        np.arange(len(responses)),
+    )
 
 
 def _require_columns(frame: pd.DataFrame) -> None:
