@@ -7,10 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_selection import mutual_info_classif
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
@@ -111,6 +107,10 @@ def fit_logistic(train: Responses, params: DetectScore) -> Fitted:
 
     PKS enters on a log scale, floored at the smallest positive value seen in training.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     statistics.require_two_classes(train.labels)
     pks = train.pks.values
     floor = float(pks[pks > 0].min()) if (pks > 0).any() else 1.0
@@ -171,6 +171,8 @@ def best_columns(columns: Columns, label: Ints, count: int, params: DetectScore)
         parts = statistics.blocks(*rows.shape)
         worth = np.concatenate([statistics.row_aucs(label, rows[part]) for part in parts]) if parts else np.empty(0)
     else:
+        from sklearn.feature_selection import mutual_info_classif
+
         statistics.require_two_classes(label)
         worth = mutual_info_classif(columns.values, label, random_state=params.fold_seed)
     return [columns.names[i] for i in np.argsort(-worth, kind="stable")[:count]]
