@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
 from experiments.protocols import C, Fit, Judged, Rule, Scorer, Scores, Thinned, Way
+from harness.progress import counted
 from harness.running.differences import CLEAR, interval, less
 from harness.stage import Late, Report, Undefined, judged_on
 
@@ -225,7 +226,7 @@ class Judge(Generic[C]):
         part = judged.part if judged and judged.part is not None else np.zeros(len(self.cases.labels), np.int64)
         rows = np.flatnonzero(self.cases.labels >= 0)
         groups = np.unique(self.cases.groups[rows], return_inverse=True)[1]  # numbers are sorted sooner than names
-        for number in range(_ROUNDS):
+        for number in counted(range(_ROUNDS), "learn from permuted labels", "rounds"):
             if number == len(self._drawn):
                 rng, source = np.random.default_rng((self.rule.seed, number)), np.arange(len(self.cases.labels))
                 source[rows] = rows[statistics.permuted(groups, part[rows], rng)]

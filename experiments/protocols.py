@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
+from harness.progress import counted
 from harness.stage import Undefined
 
 _ROUNDS = 40  # of learning without some of the groups
@@ -145,7 +146,10 @@ def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
     """
     unknown = np.flatnonzero(cases.labels < 0)
     split = folds(cases, rule)
-    parts = [(test, held_out(cases.take(train), cases.take(test), fit, rule)) for train, test in split]
+    parts = [
+        (test, held_out(cases.take(train), cases.take(test), fit, rule))
+        for train, test in counted(split, "learn fold by fold", "folds")
+    ]
     fitted = tuple(part.detectors[0] for _, part in parts)
     if len(unknown):
         parts.append((unknown, held_out(cases, cases.take(unknown), fit, rule)))
@@ -180,7 +184,7 @@ def _without(cases: C, fit: Fit[C], split: list[tuple[Ints, Ints]], scores: Scor
     groups = _some(cases.labels[tested], number[tested], rng)
     looked, gone = np.isin(number, groups), max(1, round(_SHARE * len(groups)))
     found = []
-    for _ in range(_ROUNDS):
+    for _ in counted(range(_ROUNDS), "learn without some", "rounds"):
         left = np.isin(number, rng.permutation(groups)[gone:])
         some = [(train[left[train]], test[left[test]]) for train, test in split]
         again = _scored(cases, cases, fit, [(train, test) for train, test in some if len(train) and len(test)], scores)
