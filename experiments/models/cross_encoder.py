@@ -76,9 +76,10 @@ def load(name: str, device: str, *, alone: bool = True) -> CrossEncoder:
     One that is not `alone` leaves the number of threads to the model that it works beside.
     """
     described = language.describe(files.nli(name))
+    folder, in_it = files.as_named(files.locate_model(files.nli(name)))
     with language.readable(name):
         network, loaded = AutoModelForSequenceClassification.from_pretrained(
-            files.locate_model(files.nli(name)), dtype=torch.float32, output_loading_info=True, local_files_only=True
+            folder, **in_it, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
     if missing := sorted(loaded["missing_keys"]):
         raise BadInput(f"nli = {name}: its weights lack {missing[0]}: it is no classifier")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
 from harness.progress import working
-from harness.stage import BadInput
+from harness.stage import BadInput, some
 
 LANGUAGE, NLI, ENCODER = (Path(__file__).with_name(name) for name in ("reference", "nli", "digits_clip"))  # built in
 _MB = 2**20
@@ -47,10 +48,18 @@ def brief(error: BaseException) -> str:
 
 
 def locate_model(name: str) -> Path:
-    """The folder that holds a model; BadInput where there is none or it lacks weights or tokenizer."""
+    """The folder that holds a model, or its GGUF file; BadInput where there is none or it lacks a part."""
     folder = LANGUAGE if name == "builtin" else Path(name).expanduser()
+    if folder.is_file():
+        return _gguf(name, folder)
     if not folder.is_dir():
         folder = _from_hub(name)
+    if not (folder / "config.json").is_file() and (found := sorted(folder.glob("*.gguf"))):
+        if len(found) > 1:
+            raise BadInput(
+                f"model {name}: the folder has {len(found)} GGUF files, {some(f.name for f in found)}; name one"
+            )
+        return _gguf(name, found[0])
     if not (folder / "config.json").is_file():
         raise BadInput(f"model {name}: the folder has no config.json; a Hugging Face model folder is needed")
     for what, patterns in (("weights", _WEIGHTS), ("tokenizer", _TOKENIZERS)):
@@ -59,9 +68,27 @@ def locate_model(name: str) -> Path:
     return folder
 
 
+def _gguf(name: str, file: Path) -> Path:
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise BadInput(
+                f"model {name}: no GGUF file; a Hugging Face model folder, a GGUF file or `builtin` is needed"
+            )
+    if re.search(r"-\d+-of-\d+$", file.stem):
+        raise BadInput(f"model {name}: one of several parts; llama.cpp's gguf-split --merge makes one file of them")
+    return file
+
+
+def as_named(located: Path) -> tuple[Path, dict[str, str]]:
+    """What locate_model has found as transformers wants it named: a folder, and which GGUF file in it."""
+    return (located.parent, {"gguf_file": located.name}) if located.is_file() else (located, {})
+
+
 def digest_model(name: str) -> str:
-    """Content digest of a model: its hub commit, or SHA-256 over the files of its folder."""
+    """Content digest of a model: its hub commit, or SHA-256 over the files of its folder, or its GGUF file."""
     folder = locate_model(name)
+    if folder.is_file():
+        return digest([(folder.name, folder)])
     if folder.parent.name == "snapshots":  # the hub's own cache names a snapshot by its commit
         return folder.name
     return digest_folder(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,13 +158,18 @@ _PARALLEL = {"PhiDecoderLayer"}  # GPT-NeoX says so itself, in `use_parallel_res
 
 def describe(name: str) -> Described:
     """Read a model's configuration and tokenizer, not its weights."""
-    folder = files.locate_model(name)
+    folder, in_it = files.as_named(files.locate_model(name))
     with readable(name):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **in_it)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **in_it)
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput(f"model {name}: its tokenizer has no fast version, and character offsets need one")
     return Described(name, config, tokenizer)
+
+
+_UNREADABLE = (
+    OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 
 
 @contextmanager
@@ -174,7 +180,7 @@ def readable(name: str) -> Iterator[None]:
     try:
         with working(f"load {name}"):
             yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+    except _UNREADABLE as error:
         raise BadInput(f"model {name}: cannot be loaded: {files.brief(error)}") from error
 
 
@@ -195,10 +201,9 @@ def load(
     described = describe(name)
     options = _placement(device, device_map, max_memory_gb) | _numbers(name, described.config, precision, device)
     options |= {"config": described.config, "attn_implementation": PACKED, "local_files_only": True}
+    folder, in_it = files.as_named(files.locate_model(name))
     with readable(name):
-        network, loaded = AutoModelForCausalLM.from_pretrained(
-            files.locate_model(name), output_loading_info=True, **options
-        )
+        network, loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **in_it)
     if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
         raise BadInput(f"model {name}: its weights lack {len(missing)} that config.json asks for, such as {missing[0]}")
     if attention in {"sdpa", "flash"} and getattr(described.config.get_text_config(), "attn_logit_softcapping", None):
@@ -234,6 +239,10 @@ def _numbers(name: str, config: Any, precision: str, device: str) -> dict[str, A
     quantised = getattr(config, "quantization_config", None)
     if precision in devices.DTYPES:
         return {"dtype": devices.DTYPES[precision]}
+    if files.as_named(files.locate_model(name))[1]:
+        raise BadInput(
+            f"precision = {precision}: {name} is a GGUF file, whose weights are restored; fp16, bf16 or fp32"
+        )
     if quantised:
         method = dict(quantised).get("quant_method", "another")
         raise BadInput(f"precision = {precision}: {name} is quantised by {method} already; fp16, bf16 or fp32")

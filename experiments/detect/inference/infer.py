@@ -12,12 +12,15 @@ from experiments.detect.inference.compute import Extract, Extraction, find_batch
 from experiments.detect.inference.encode import Encoded, encode
 from experiments.detect.inference.extract import Head
 from experiments.detect.inference.params import DetectInfer
+from experiments.detect.inference.reads import reads
 from experiments.models import files, language
 from harness.measuring.clock import Clock
 from harness.progress import working
 from harness.running import cache
 from harness.running.work import here, in_workers, records, work
 from harness.stage import BadInput, Context, Records
+
+_LOOKED_AT = 32  # samples, from all over the data, whose prompts show whether the model can read
 
 
 def infer(params: DetectInfer, context: Context) -> Records:
@@ -32,13 +35,15 @@ def infer(params: DetectInfer, context: Context) -> Records:
             prompt_chars=params.prompt_chars,
             limit=params.limit,
         )
-    described = language.describe(params.model)
+    with clock.spending("setup"):
+        described = language.describe(params.model)
     heads = _heads(params, described.config)
     job = Extraction(params, tuple(heads))
     with clock.warmup():
         model, extract_batch = load(params, context.device, heads)
         batch_tokens = _batch_tokens(params, described, extract_batch, samples, context)
         checked = _check(params, described, model, extract_batch, heads, samples, context)
+        read = reads(model, list(_encoded(params, described, samples[:: -(-len(samples) // _LOOKED_AT)])))
         del model
     if params.workers == 1:
         runner = here(job.computing(extract_batch))
@@ -51,7 +56,7 @@ def infer(params: DetectInfer, context: Context) -> Records:
     batches = extract.batches(encoded, batch_tokens)
     order = [sample.id for sample in samples]
     frame, _ = work(context, runner, batches, lambda unit: unit.sample.id, order, "detect")
-    return records(context, frame, counts, pks=params.pks, batch_tokens=batch_tokens, checked=checked)
+    return records(context, frame, counts, pks=params.pks, batch_tokens=batch_tokens, checked=checked, reads=read)
 
 
 def _prompts_together(samples: list[data.Sample]) -> Iterator[data.Sample]:

@@ -70,6 +70,21 @@ def precision_changes_features(audited: Audited) -> Iterator[Doubt]:
         )
 
 
+@check(
+    "the model cannot read: its loss on the prompts is no better than that of their unigrams",
+    "look at how its weights were converted; generate a sentence with it",
+)
+def model_cannot_read(audited: Audited) -> Iterator[Doubt]:
+    read = audited.records.origin.get("reads") or {}
+    if read and read["loss"] >= read["unigram_loss"]:
+        yield (
+            "fail",
+            f"the model's loss on {read['tokens']} tokens of the prompts is {read['loss']:.2f} nats a token, that of"
+            f" their unigrams {read['unigram_loss']:.2f}: it cannot read them, and its features are noise; look at how"
+            " its weights were converted, and whether it knows the language of the data",
+        )
+
+
 @check("in a precision below fp32 a response's features depend on its batch", "use precision=fp32 where that matters")
 def batch_changes_features(audited: Audited) -> Iterator[Doubt]:
     checked, precision = _checked(audited)
