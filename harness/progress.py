@@ -109,18 +109,20 @@ def heard() -> Iterator[Connection]:
     from multiprocessing import Pipe
 
     receiver, sender = Pipe(duplex=False)
-    key = id(receiver)
+    key, stop = id(receiver), threading.Event()
 
     def hear() -> None:
         with suppress(EOFError, OSError):  # the process has ended
-            while True:
-                _elsewhere[key] = receiver.recv()
+            while not stop.is_set():  # not only then: a process of its own may have the other end as well
+                if receiver.poll(SECONDS / 5):
+                    _elsewhere[key] = receiver.recv()
 
     thread = threading.Thread(target=hear, daemon=True)
     thread.start()
     try:
         yield sender
     finally:
+        stop.set()
         sender.close()
         thread.join()
         receiver.close()

@@ -15,7 +15,9 @@ HEADS = r"\d+\.\d+(,\d+\.\d+)*"
 class DetectInfer(Params):
     """What decides the records: model, data, and how ECS and PKS are read."""
 
-    model: str = Field("builtin", description="language model: `builtin`, a folder, a GGUF file, or a Hugging Face name")
+    model: str = Field(
+        "builtin", description="language model: `builtin`, a folder, a GGUF file, or a Hugging Face name"
+    )
     dataset: Annotated[str, _SAMPLES] = Field(
         "builtin", description="`builtin`, a RAGTruth folder, or a JSONL of own data"
     )
