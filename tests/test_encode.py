@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.detect.inference.data import Sample
+from experiments.detect.inference.data import Sample, Spans
 from experiments.detect.inference.encode import Encoded, Span, encode, sentences
 from experiments.models.language import LanguageModel, load
 from harness.stage import BadInput
@@ -43,7 +44,7 @@ def with_tokenizer(model: LanguageModel) -> Callable[[Callable[[Any], Any]], Lan
     return changed
 
 
-def sample(prompt: str, response: str, spans: tuple[tuple[int, int], ...] = ()) -> Sample:
+def sample(prompt: str, response: str, spans: Spans | None = ()) -> Sample:
     return Sample("r1", prompt, response, spans, "r1")
 
 
@@ -197,7 +198,43 @@ def test_sentences_cover_all_text_that_is_not_blank_in_order(text: str, span_cha
         ("One two. Three! Four?", 15, ["One two. Three!", "Four?"]),
         ("Title\n\nBody 3.5 m\nEnd", 0, ["Title", "Body 3.5 m", "End"]),
         (" \n ", 0, []),
+        ("Mr. Tan left on Jan. 5. He paid 3.5 dollars.", 0, ["Mr. Tan left on Jan. 5.", "He paid 3.5 dollars."]),
+        ("Ada lives in Rome.Bela is a nurse.", 0, ["Ada lives in Rome.", "Bela is a nurse."]),
+        ("汉娜住在基多。卡尔住在利马。", 0, ["汉娜住在基多。", "卡尔住在利马。"]),
+        ("彼女は医者です！本当？はい。", 0, ["彼女は医者です！", "本当？", "はい。"]),  # noqa: RUF001
+        ("राम घर गया। वह सो गया।", 0, ["राम घर गया।", "वह सो गया।"]),
+        ("هل تسكن في روما؟ نعم. هي طبيبة.", 0, ["هل تسكن في روما؟", "نعم.", "هي طبيبة."]),
+        ("ฉันอยู่ในกรุงเทพ เขาเป็นหมอ 5 ปี", 0, ["ฉันอยู่ในกรุงเทพ", "เขาเป็นหมอ 5 ปี"]),
+        ("ทำช้าๆ ได้", 0, ["ทำช้าๆ ได้"]),
+        ("នេះជាប្រយោគ។ នេះទៀត។", 0, ["នេះជាប្រយោគ។", "នេះទៀត។"]),
+        ("1. Ada lives in Rome.\n2. Bela is a nurse.", 0, ["1. Ada lives in Rome.", "2. Bela is a nurse."]),
+        ("a. First thing. b. Second thing.", 0, ["a. First thing.", "b. Second thing."]),
+        ("(b) One.\niv) Two.\n- Three\n• Four", 0, ["(b) One.", "iv) Two.", "- Three", "• Four"]),
+        ("Step 2:\nOpen it.\n---\nShut it.", 0, ["Step 2:\nOpen it.", "---\nShut it."]),
+        ("It is so. 🙂\n3.", 0, ["It is so. 🙂\n3."]),
+        ("1.", 0, ["1."]),
+        ("He said “Go. I stay.” (Then he left. Alone.)", 0, ["He said “Go.", "I stay.”", "(Then he left.", "Alone.)"]),
+        ("“你好。”他说。「好。」", 0, ["“你好。”", "他说。", "「好。」"]),
+        ('"Really?" he said. "No," said I.', 0, ['"Really?" he said.', '"No," said I.']),
+        ("Ada left.[1] Bela came.[2, 3] Why?", 0, ["Ada left.[1]", "Bela came.[2, 3]", "Why?"]),
     ],
 )
 def test_sentences_by_example(text: str, span_chars: int, expected: list[str]) -> None:
     assert [text[start:end] for start, end in sentences(text, span_chars)] == expected
+
+
+def test_a_long_line_in_any_script_takes_no_time_and_has_the_sentences_of_a_short_one() -> None:
+    text = "汉娜住在基多。「卡尔」住在利马。" * 3000
+    before = time.process_time()
+    assert len(sentences(text, 0)) == 6000
+    assert time.process_time() - before < 5
+    assert len(sentences("a" * 100_000, 0)) == 1
+
+
+def test_where_the_labels_of_a_response_are_not_known_none_of_its_spans_and_tokens_has_one(
+    model: LanguageModel,
+) -> None:
+    whole = encoded(model, sample("Where is Merrin?\n", "In the north. Now.", None))
+    assert {span.label for span in (*whole.response, *whole.tokens)} == {-1}
+    assert len(whole.response) == 2
+    assert {span.label for span in whole.prompt} == {0}

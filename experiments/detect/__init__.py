@@ -33,7 +33,8 @@ DETECT = Stage(
     package=__name__,
     packages=(
         "accelerate", "bitsandbytes", "httpx2", "huggingface-hub", "numpy", "pandas", "psutil", "pydantic",
-        "pydantic-core", "safetensors", "sentence-transformers", "tokenizers", "torch", "torchvision", "transformers",
+        "pydantic-core", "safetensors", "sentence-transformers", "sentencex", "tokenizers", "torch", "torchvision",
+        "transformers",
     ),
     infer_params=DetectInfer,
     score_params=DetectScore,

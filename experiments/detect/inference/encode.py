@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.detect.inference.data import Sample
+from experiments.detect.inference.data import Sample, Spans
 from experiments.models.language import Reader
+from experiments.sentences import sentence_ranges
 from harness.stage import BadInput
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of prompt or response: its text, its tokens [start, end) in the ids, 1 if it touches a hallucination."""
+    """A piece of prompt or response: its text, its tokens [start, end) in the ids, 1 if it touches a hallucination.
+
+    The label is -1 where those of the response are not known, and 0 in a prompt.
+    """
 
     text: str
     start: int
@@ -80,14 +81,11 @@ def encode(sample: Sample, model: Reader, *, chat_template: bool, max_length: in
 def sentences(text: str, span_chars: int) -> list[tuple[int, int]]:
     """Character ranges of the sentences of `text`, neighbours joined while they fit into `span_chars`."""
     ranges: list[tuple[int, int]] = []
-    start = 0
-    for end, following in [*(match.span() for match in _SENTENCE_END.finditer(text)), (len(text), len(text))]:
-        if text[start:end].strip():
-            if ranges and end - ranges[-1][0] <= span_chars:
-                ranges[-1] = (ranges[-1][0], end)
-            else:
-                ranges.append((start, end))
-        start = following
+    for start, end in sentence_ranges(text):
+        if ranges and end - ranges[-1][0] <= span_chars:
+            ranges[-1] = (ranges[-1][0], end)
+        else:
+            ranges.append((start, end))
     return ranges
 
 
@@ -128,7 +126,7 @@ def _covered(offsets: NDArray[np.int64], start: int, end: int) -> NDArray[np.int
 
 
 def _spans(
-    text: str, pieces: list[tuple[int, int]], offsets: NDArray[np.int64], at: int, marked: tuple[tuple[int, int], ...]
+    text: str, pieces: list[tuple[int, int]], offsets: NDArray[np.int64], at: int, marked: Spans | None
 ) -> list[Span]:
     """The pieces of `text`, which begins at `at`; one without a token of its own is left out."""
     covered = [(piece, _covered(offsets, at + piece[0], at + piece[1])) for piece in pieces]
@@ -149,5 +147,5 @@ def _tokens(sample: Sample, offsets: NDArray[np.int64], first: int, at: int) -> 
             told = end
 
 
-def _touches(piece: tuple[int, int], marked: tuple[tuple[int, int], ...]) -> int:
-    return int(any(start < piece[1] and end > piece[0] for start, end in marked))
+def _touches(piece: tuple[int, int], marked: Spans | None) -> int:
+    return -1 if marked is None else int(any(start < piece[1] and end > piece[0] for start, end in marked))

@@ -107,6 +107,27 @@ def pks_uninformative(audited: Audited) -> Iterator[Doubt]:
     return _not_shown(audited, "pks", "m")
 
 
+@check("most responses, or most prompts, are one span", "set span_chars=0, or level=token where there are no sentences")
+def one_span(audited: Audited) -> Iterator[Doubt]:
+    origin, frame = audited.records.origin, audited.records.frame
+    if origin.get("infer", {}).get("level") != "chunk":
+        return
+    sizes = frame.groupby("group").size()
+    single, prompts = int((sizes == 1).sum()), origin["counts"].get("prompts_of_one_span", 0)
+    if 2 * single > len(sizes):
+        yield (
+            "warn",
+            f"{single} of {len(sizes)} responses are one span: a score can tell no part of them from another; see"
+            " whether their sentences are found, and lower span_chars",
+        )
+    if 2 * prompts > len(sizes):
+        yield (
+            "warn",
+            f"the prompts of {prompts} of {len(sizes)} responses are one span, to which every head attends: all ECS of"
+            " a span are alike; see whether the prompts' sentences are found, and lower span_chars",
+        )
+
+
 def _checked(audited: Audited) -> tuple[Mapping[str, Any], str | None]:
     """What was computed again on the few responses looked at, and the precision that it is compared with."""
     origin = audited.records.origin

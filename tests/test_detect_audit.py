@@ -1,0 +1,40 @@
+"""What `detect` doubts about the data that its records were made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from experiments.detect import DETECT
+from experiments.detect.scoring import audits
+from experiments.detect.scoring.params import DetectScore
+from harness.stage import Audited, Check, Records, Report
+
+
+def doubts(check: Check, sizes: list[int], level: str = "chunk", **origin: Any) -> list[tuple[str, str]]:
+    """What a check says of records of responses that have so many spans."""
+    frame = pd.DataFrame({"group": [f"r{i}" for i, size in enumerate(sizes) for _ in range(size)]})
+    records = Records(frame, None, {"counts": {}, "infer": {"level": level}} | origin)
+    audited = Audited(DETECT, records, Report(), DetectScore())
+    return [(finding.level, finding.message) for finding in check.findings(audited)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "prompts", "said"),
+    [
+        ([1, 1, 2], 0, ["2 of 3 responses are one span"]),
+        ([1, 2, 3, 1], 0, []),
+        ([3, 3, 3], 2, ["the prompts of 2 of 3 responses are one span"]),
+        ([1, 1], 2, ["2 of 2 responses are one span", "the prompts of 2 of 2 responses are one span"]),
+    ],
+)
+def test_data_most_of_which_have_one_span_are_doubted(sizes: list[int], prompts: int, said: list[str]) -> None:
+    found = doubts(audits.one_span, sizes, counts={"prompts_of_one_span": prompts})
+    assert [level for level, _ in found] == ["warn"] * len(said)
+    assert all(part in message for part, (_, message) in zip(said, found, strict=True))
+
+
+def test_tokens_are_no_spans_to_be_counted() -> None:
+    assert doubts(audits.one_span, [1, 1], level="token", counts={"prompts_of_one_span": 2}) == []
