@@ -38,3 +38,15 @@ def test_data_most_of_which_have_one_span_are_doubted(sizes: list[int], prompts:
 
 def test_tokens_are_no_spans_to_be_counted() -> None:
     assert doubts(audits.one_span, [1, 1], level="token", counts={"prompts_of_one_span": 2}) == []
+
+
+def test_rows_that_were_left_out_and_columns_that_were_not_used_are_told() -> None:
+    counts = {"read": 9, "skipped": 2, "unknown_columns": 1}
+    ((level, message),) = doubts(audits.rows_skipped, [2], counts=counts, faults=["a.csv, line 3: 2 cells"])
+    assert level == "warn"
+    assert "skip_bad=true left out 2 of 9 rows" in message
+    assert "a.csv, line 3: 2 cells" in message
+    ((level, message),) = doubts(audits.columns_unused, [2], counts=counts, unknown_columns=["a\nb"])
+    assert (level, message) == ("info", "1 columns of the data are not used: 'a\\nb'")
+    assert doubts(audits.rows_skipped, [2], counts={"read": 9, "skipped": 0}, faults=[]) == []
+    assert doubts(audits.columns_unused, [2], unknown_columns=[]) == []

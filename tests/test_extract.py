@@ -57,7 +57,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 def answers(llama: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> list[Encoded]:
     """Five responses of unequal length to one prompt."""
     path = tiny.write_jsonl(tmp_path_factory.mktemp("data") / "own.jsonl", tiny.samples(2)[:1])
-    (sample,), _ = data.read(path)
+    (sample,) = data.read(path).samples
     texts = [sample.response[:length] for length in (25, 46, 48, 47)] + [sample.response * 2]
     return [
         encode(replace(sample, response=text), llama, chat_template=True, max_length=None, span_chars=0)

@@ -114,7 +114,7 @@ def encoded(folder: Path) -> list[Any]:
     from experiments.detect.inference import data
     from experiments.detect.inference.encode import encode
 
-    samples, _ = data.read(folder / "data.jsonl")
+    samples = data.read(folder / "data.jsonl").samples
     described = language.describe(str(folder / "model"))
     return [encode(each, described, chat_template=True, max_length=None, span_chars=0) for each in samples]
 

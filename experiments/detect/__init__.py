@@ -32,7 +32,7 @@ DETECT = Stage(
     summary="ReDeEP hallucination detection: ECS of copying heads, PKS of layers, one forward pass a response",
     package=__name__,
     packages=(
-        "accelerate", "bitsandbytes", "httpx2", "huggingface-hub", "numpy", "pandas", "psutil", "pydantic",
+        "accelerate", "bitsandbytes", "httpx2", "huggingface-hub", "numpy", "pandas", "psutil", "pyarrow", "pydantic",
         "pydantic-core", "safetensors", "sentence-transformers", "sentencex", "tokenizers", "torch", "torchvision",
         "transformers",
     ),

@@ -26,15 +26,17 @@ _LOOKED_AT = 32  # samples, from all over the data, whose prompts show whether t
 def infer(params: DetectInfer, context: Context) -> Records:
     """Extract the features of every sample; responses to one prompt are computed together."""
     clock = context.clock
-    with clock.spending("io"):
-        samples, counts = data.read(
+    with clock.spending("io"), working("read the data"):
+        given = data.read(
             inputs.dataset(params),
             generator=params.generator,
             split=params.split,
             task=params.task,
             prompt_chars=params.prompt_chars,
             limit=params.limit,
+            skip_bad=params.skip_bad,
         )
+    samples = given.samples
     with clock.spending("setup"):
         described = language.describe(params.model)
     heads = _heads(params, described.config)
@@ -56,7 +58,17 @@ def infer(params: DetectInfer, context: Context) -> Records:
     batches = extract.batches(encoded, batch_tokens)
     order = [sample.id for sample in samples]
     frame, _ = work(context, runner, batches, lambda unit: unit.sample.id, order, "detect")
-    return records(context, frame, counts, pks=params.pks, batch_tokens=batch_tokens, checked=checked, reads=read)
+    return records(
+        context,
+        frame,
+        given.counts,
+        pks=params.pks,
+        batch_tokens=batch_tokens,
+        checked=checked,
+        reads=read,
+        unknown_columns=given.unknown_columns,
+        faults=given.faults,
+    )
 
 
 def _prompts_together(samples: list[data.Sample]) -> Iterator[data.Sample]:

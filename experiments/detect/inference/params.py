@@ -19,7 +19,10 @@ class DetectInfer(Params):
         "builtin", description="language model: `builtin`, a folder, a GGUF file, or a Hugging Face name"
     )
     dataset: Annotated[str, _SAMPLES] = Field(
-        "builtin", description="`builtin`, a RAGTruth folder, or a JSONL of own data"
+        "builtin", description="`builtin`, a RAGTruth folder, or own data: JSONL, JSON, CSV or Parquet"
+    )
+    skip_bad: Annotated[bool, _SAMPLES] = Field(
+        False, description="leave out rows that cannot be used, instead of refusing the data set"
     )
     generator: Annotated[str | None, _SAMPLES] = Field(
         None, description="RAGTruth: keep the responses of this model only"

@@ -128,6 +128,23 @@ def one_span(audited: Audited) -> Iterator[Doubt]:
         )
 
 
+@check("rows that could not be used were left out", "mend them, for they may be the hard ones")
+def rows_skipped(audited: Audited) -> Iterator[Doubt]:
+    origin = audited.records.origin
+    if skipped := origin["counts"].get("skipped"):
+        read, first = origin["counts"]["read"], " | ".join(origin.get("faults", ()))
+        yield (
+            "warn",
+            f"skip_bad=true left out {skipped} of {read} rows, as if they were not in the data; the first: {first}",
+        )
+
+
+@check("the data have columns that nothing uses", "see whether one of them was meant to be used")
+def columns_unused(audited: Audited) -> Iterator[Doubt]:
+    if names := audited.records.origin.get("unknown_columns"):
+        yield "info", f"{len(names)} columns of the data are not used: {', '.join(map(repr, names))}"
+
+
 def _checked(audited: Audited) -> tuple[Mapping[str, Any], str | None]:
     """What was computed again on the few responses looked at, and the precision that it is compared with."""
     origin = audited.records.origin

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError
 
-from experiments.detect.inference.data import Id, Strict, first_fault, read_bytes
+from experiments.detect.inference.formats import read_bytes
+from experiments.detect.inference.rows import Id, Strict, first_fault
 from harness.stage import BadInput, Records
 
 
@@ -53,7 +54,7 @@ def read_released(path: Path) -> Records:
     try:
         responses = TypeAdapter(list[_Response]).validate_json(content.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
-        raise BadInput(f"{path}: {first_fault(error, _Response)}; allowed: a list of ReDeEP responses") from error
+        raise BadInput(f"{path}: {first_fault(error)}; allowed: a list of ReDeEP responses") from error
     scored = [(f"{path}: [{n}] (id {each.id!r})", each) for n, each in enumerate(responses) if each.scores]
     if not scored:
         raise BadInput(f"{path}: none of its {len(responses)} responses has scores; allowed: at least one that has")
