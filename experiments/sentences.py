@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from sentencex import segment
 
 _LINE = re.compile(r"[^\n\r\x85\u2028\u2029]+")
+_BLANK = re.compile(r"\s")  # a blank of several bytes behind an initial makes the library panic
 _WINDOW = 4096  # characters of a line that are looked at together: the library's time is quadratic in some scripts
 # Thai and Lao have no marks but blanks, and a blank after a sign of repetition or abbreviation is none; those of Khmer
 # and Tibetan are not among the library's.
@@ -72,6 +73,7 @@ def _boundaries(line: str) -> list[int]:
 
 def _ends(line: str) -> Iterator[int]:
     """Where the library has sentences end."""
+    line = _BLANK.sub(" ", line)
     at, window = 0, _WINDOW
     while at < len(line):
         parts = segment("en", line[at : at + window])

@@ -19,6 +19,7 @@ from harness.stage import BadInput
 from tests.tiny import TEXT, save_llama
 
 PIECES = ["Merrin", " lies", ". ", "! ", "?", "\n", "\n\n", " ", "1971", "é", "e\u0301", "日本", "🙂", "👩‍🚀", "🇩🇪"]
+PIECES += ["。", "J.", "\u3000", "(", "“", "”", "1."]
 TEXTS = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=20).map("".join),
     st.text(st.characters(codec="utf-8"), max_size=30),
@@ -213,6 +214,7 @@ def test_sentences_cover_all_text_that_is_not_blank_in_order(text: str, span_cha
         ("Step 2:\nOpen it.\n---\nShut it.", 0, ["Step 2:\nOpen it.", "---\nShut it."]),
         ("It is so. 🙂\n3.", 0, ["It is so. 🙂\n3."]),
         ("1.", 0, ["1."]),
+        ("It is by J.\u3000Tan. Bo\u00a0left.\u3000Now", 0, ["It is by J.\u3000Tan.", "Bo\u00a0left.", "Now"]),
         ("He said “Go. I stay.” (Then he left. Alone.)", 0, ["He said “Go.", "I stay.”", "(Then he left.", "Alone.)"]),
         ("“你好。”他说。「好。」", 0, ["“你好。”", "他说。", "「好。」"]),
         ('"Really?" he said. "No," said I.', 0, ['"Really?" he said.', '"No," said I.']),

@@ -23,6 +23,7 @@ from experiments.detect.inference import embed as embedding
 from experiments.detect.inference.data import Sample
 from experiments.detect.inference.encode import Encoded, encode
 from experiments.models.language import LanguageModel, load
+from harness.measuring.clock import Clock
 from harness.running import hardware, run
 from harness.running.settings import resolve
 from harness.stage import BadInput
@@ -256,6 +257,23 @@ def test_token_records_have_a_row_a_token_and_agree_with_the_samples(execute: An
     hallucinated = frame[(frame["group"] == "r1") & (frame["label"] == 1)]
     assert hallucinated["length"].sum() == len(" Its mayor is Karl Voss.")
     assert frame[frame["group"] == "r0"]["label"].sum() == 0
+
+
+def test_what_is_left_out_and_what_is_not_known_is_in_the_records(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path / "cache"))
+    first, second = samples(2)
+    unlabelled = {name: value for name, value in second.items() if name != "labels"}
+    rows = [first, unlabelled, first | {"id": "x", "prompt": "Where?", "zzz": 1}, {"id": "y"}]
+    data = write_jsonl(tmp_path / "data.jsonl", rows)
+    typed = {"model": str(folder / "model"), "dataset": str(data), "skip_bad": "true"}
+    records = run.obtain(resolve(DETECT, typed, hardware.load_profiles()), Clock())[0]
+    assert records.frame.groupby("group")["label"].agg(set).to_dict() == {"r0": {0}, "r1": {-1}, "x": {0}}
+    told = {name: records.origin["counts"][name] for name in ("read", "skipped", "unlabelled", "prompts_of_one_span")}
+    assert told == {"read": 4, "skipped": 1, "unlabelled": 1, "prompts_of_one_span": 1}
+    assert records.origin["unknown_columns"] == ["zzz"]
+    assert "line 4: column 'prompt' is missing" in records.origin["faults"][0]
 
 
 def test_extracting_some_heads_gives_the_same_columns_as_extracting_all(execute: Any) -> None:

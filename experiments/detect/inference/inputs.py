@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from experiments.detect.inference.data import FORMATS, RAGTRUTH_FILES
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import files
 from harness.stage import BadInput
@@ -15,8 +16,8 @@ def inputs(params: DetectInfer) -> dict[str, str]:
     """Content digests of model and data set."""
     path = dataset(params)
     if not path.exists():
-        raise BadInput(f"dataset {path}: no such file or folder; a RAGTruth folder, a JSONL file or `builtin`")
-    read = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+        raise BadInput(f"dataset {path}: no such file or folder; `builtin`, {FORMATS}")
+    read = [path] if path.is_file() else [path / name for name in RAGTRUTH_FILES if (path / name).is_file()]
     digests = {"model": files.digest_model(params.model), "data": files.digest((file.name, file) for file in read)}
     if params.embedder != "model" and Path(params.embedder).is_dir():
         digests["embedder"] = files.digest_model(params.embedder)
