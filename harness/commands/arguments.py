@@ -148,7 +148,7 @@ def describe(field: FieldInfo) -> tuple[str, list[str], str]:
     for member in typing.get_args(kind) if union else (kind,):
         if typing.get_origin(member) is typing.Annotated:  # one side of a union may have bounds of its own
             member, *notes = typing.get_args(member)
-            rules += [rule for note in notes for rule in note.metadata]
+            rules += [rule for note in notes for rule in getattr(note, "metadata", [note])]
         if member is str and (choices := [rule.choices for rule in rules if isinstance(rule, OneOf)]):
             shown += choices[0]
         elif typing.get_origin(member) is typing.Literal:

@@ -107,6 +107,8 @@ def _counted(batch: list[Encoded], features: list[Features]) -> dict[str, int]:
         "cut_to_window": sum(sample.cut for sample in batch),
         "prompt_tokens_shared": read - extract.computed_tokens(batch),
         "prompts_of_one_span": sum(len(sample.prompt) == 1 for sample in batch),
+        "template_dates": sum(sample.dated for sample in batch),
+        "answers_inside_thinking": sum(sample.thinking for sample in batch),
         "near_ties": sum(of_response.ties for of_response in features),
     }
 

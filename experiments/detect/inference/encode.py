@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.detect.inference.data import Sample, Spans
+from experiments.models import chat
 from experiments.models.language import Reader
 from experiments.sentences import sentence_ranges
 from harness.stage import BadInput
@@ -29,7 +30,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids (t,) of prompt and response, in one piece; `tokens` are the response's, each a span of its own."""
+    """Token ids (t,) of prompt and response, in one piece; `tokens` are the response's, each a span of its own.
+
+    `dated`: its chat template asked for today's date; `thinking`: it leaves the response inside a chain of thought.
+    """
 
     sample: Sample
     ids: NDArray[np.int64]
@@ -38,6 +42,8 @@ class Encoded:
     response: list[Span]
     tokens: list[Span]
     cut: bool
+    dated: bool = False
+    thinking: bool = False
 
     @property
     def prompt_key(self) -> bytes:
@@ -45,7 +51,15 @@ class Encoded:
         return self.ids[: self.prompt_tokens].tobytes()
 
 
-def encode(sample: Sample, model: Reader, *, chat_template: bool, max_length: int | None, span_chars: int) -> Encoded:
+def encode(
+    sample: Sample,
+    model: Reader,
+    *,
+    chat_template: bool,
+    max_length: int | None,
+    span_chars: int,
+    told: chat.Told = chat.AS_IT_IS,
+) -> Encoded:
     """Tokenise prompt and response together; a prompt too long for the window is cut at its end.
 
     Response tokens are those that reach beyond the prompt's last character.
@@ -53,7 +67,7 @@ def encode(sample: Sample, model: Reader, *, chat_template: bool, max_length: in
     window = min(max_length or model.window, model.window)
     prompt, cut = sample.prompt, False
     while True:
-        text, prompt_at = _render(sample, prompt, model, chat_template)
+        (text, dated), prompt_at = _render(sample, prompt, model, chat_template, told)
         coding = model.tokenizer(
             text + sample.response, return_offsets_mapping=True, add_special_tokens=text is prompt, verbose=False
         )
@@ -75,6 +89,8 @@ def encode(sample: Sample, model: Reader, *, chat_template: bool, max_length: in
         response=_spans(sample.response, pieces, offsets, len(text), sample.spans),
         tokens=list(_tokens(sample, offsets, first, len(text))),
         cut=cut,
+        dated=dated,
+        thinking=text is not prompt and chat.thinks(text[prompt_at + len(prompt.rstrip()) :], sample.response),
     )
 
 
@@ -89,17 +105,19 @@ def sentences(text: str, span_chars: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def _render(sample: Sample, prompt: str, model: Reader, chat_template: bool) -> tuple[str, int]:
+def _render(
+    sample: Sample, prompt: str, model: Reader, chat_template: bool, told: chat.Told
+) -> tuple[chat.Rendered, int]:
     """All that stands before the response, and where in it the prompt begins."""
     if not (chat_template and model.tokenizer.chat_template):
-        return prompt, 0
-    messages = [{"role": "user", "content": prompt}]
-    text: str = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    if (at := text.rfind(prompt.strip())) < 0:  # the last: the template's own words come before it
+        chat.require_template(model, told)
+        return chat.Rendered(prompt, dated=False), 0
+    rendered = chat.render(model, [{"role": "user", "content": prompt}], told, f"sample {sample.id}")
+    if (at := rendered.text.rfind(prompt.strip())) < 0:  # the last: the template's own words come before it
         raise BadInput(
             f"sample {sample.id}: the chat template of {model.name} rewrites the prompt; chat_template=false"
         )
-    return text, at - (len(prompt) - len(prompt.lstrip()))
+    return rendered, at - (len(prompt) - len(prompt.lstrip()))
 
 
 def _first_response_token(sample: Sample, offsets: NDArray[np.int64], at: int) -> int:

@@ -13,7 +13,7 @@ from experiments.detect.inference.encode import Encoded, encode
 from experiments.detect.inference.extract import Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.detect.inference.reads import reads
-from experiments.models import files, language
+from experiments.models import chat, files, language
 from harness.measuring.clock import Clock
 from harness.progress import working
 from harness.running import cache
@@ -81,6 +81,7 @@ def _prompts_together(samples: list[data.Sample]) -> Iterator[data.Sample]:
 
 def _encoded(params: DetectInfer, model: language.Reader, samples: Iterable[data.Sample]) -> Iterator[Encoded]:
     """Tokenise only when a batch is put together, so that memory does not grow with the data."""
+    told = chat.Told(params.template_date, params.system_prompt, params.template_options)
     for sample in samples:
         yield encode(
             sample,
@@ -88,6 +89,7 @@ def _encoded(params: DetectInfer, model: language.Reader, samples: Iterable[data
             chat_template=params.chat_template,
             max_length=params.max_sequence_length,
             span_chars=params.span_chars,
+            told=told,
         )
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from experiments.models.chat_settings import TEMPLATE_DATE, IsoDate, JsonObject
 from harness.stage import Decides, Params
 
 _SAMPLES = Decides("which samples are judged")
@@ -35,6 +36,15 @@ class DetectInfer(Params):
         None, ge=16, description="tokens; longer prompts are cut at their end (unset: the model's window)"
     )
     chat_template: bool = Field(True, description="put the prompt through the tokenizer's chat template if it has one")
+    template_date: IsoDate = Field(
+        TEMPLATE_DATE, description="what a chat template that asks for today's date is told (ISO)"
+    )
+    system_prompt: str | None = Field(
+        None, description="what the chat template is given as the system's words (unset: its own, if any)"
+    )
+    template_options: JsonObject | None = Field(
+        None, description='further variables of the chat template, as JSON: {"enable_thinking": false}'
+    )
     level: Annotated[Literal["chunk", "token"], _ROWS] = Field(
         "chunk", description="one record a response span, or one a token"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from experiments.chat_audits import template_asks_for_date  # noqa: F401 - what stands here is asked
 from harness.running.differences import CLEAR, lead
 from harness.stage import Audited, Doubt, check
 
@@ -143,6 +144,21 @@ def rows_skipped(audited: Audited) -> Iterator[Doubt]:
 def columns_unused(audited: Audited) -> Iterator[Doubt]:
     if names := audited.records.origin.get("unknown_columns"):
         yield "info", f"{len(names)} columns of the data are not used: {', '.join(map(repr, names))}"
+
+
+@check(
+    "answers stand inside an open chain of thought",
+    'set template_options={"enable_thinking": false}, where the chat template reads that',
+)
+def answers_inside_thinking(audited: Audited) -> Iterator[Doubt]:
+    counts = audited.records.origin.get("counts", {})
+    if inside := counts.get("answers_inside_thinking", 0):
+        yield (
+            "warn",
+            f"{inside} of {counts.get('kept', inside)} responses follow a chat template that opens a chain of thought"
+            " and does not end it, so the model reads them as thoughts, not as answers; set"
+            ' template_options={"enable_thinking": false}, where the template reads that, or chat_template=false',
+        )
 
 
 def _checked(audited: Audited) -> tuple[Mapping[str, Any], str | None]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from experiments.models import endpoint, generate, language
+from experiments.models import chat, endpoint, generate, language
 from experiments.rag.inference.params import RagInfer
 from harness.progress import counted, working
 from harness.stage import BadInput
@@ -25,12 +25,16 @@ class Prompt(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Answers in the order of the prompts, None where there is none, and why; tokens and padding computed."""
+    """Answers in the order of the prompts, None where there is none, and why; tokens and padding computed.
+
+    `dated` prompts went through a chat template that asked for today's date.
+    """
 
     texts: list[str | None]
     reasons: list[str]
     tokens: int = 0
     padding: int = 0
+    dated: int = 0
 
 
 class Generator(Protocol):
@@ -75,7 +79,7 @@ class Local:
 
     def answer(self, prompts: Sequence[Prompt]) -> Answered:
         """Answer in batches of about one length; which answers share a batch changes none of them in fp32."""
-        encoded = [self._encode(prompt) for prompt in prompts]
+        encoded, dated = zip(*map(self._read, prompts), strict=True) if prompts else ((), ())
         texts: list[str | None] = [None] * len(prompts)
         tokens = padding = 0
         batches = generate.by_length([len(ids) for ids in encoded], self._params.batch_size)
@@ -86,14 +90,19 @@ class Local:
             for i, text in zip(chosen, found, strict=True):
                 texts[i] = text
             tokens, padding = tokens + computed, padding + padded
-        return Answered(texts, [""] * len(prompts), tokens, padding)
+        return Answered(texts, [""] * len(prompts), tokens, padding, sum(dated))
 
     def _encode(self, prompt: Prompt) -> list[int]:
+        return self._read(prompt)[0]
+
+    def _read(self, prompt: Prompt) -> tuple[list[int], bool]:
+        """A prompt's token ids, and whether its chat template asked for today's date."""
         tokenizer = self._model.tokenizer
         if self._params.chat_template and tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True)
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(tokenizer(plain(prompt))["input_ids"])
+            told = chat.Told(self._params.template_date)
+            rendered = chat.render(self._model, messages(prompt), told, f"question {prompt.question}")
+            return list(tokenizer(rendered.text, add_special_tokens=False)["input_ids"]), rendered.dated
+        return list(tokenizer(plain(prompt))["input_ids"]), False
 
 
 class Remote:

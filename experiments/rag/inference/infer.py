@@ -113,7 +113,7 @@ def _compute(
     """Answer and read a chunk; what an endpoint has not served is a failure, with its row where there is an answer."""
     kept_before = tally.kept_before
     with clock.batch(samples=len(chunk)):
-        queries, texts, reasons = _answer(chunk, generator, clock)
+        queries, texts, reasons, dated = _answer(chunk, generator, clock)
         answered = [(query, text) for query, text in zip(queries, texts, strict=True) if text is not None]
         rows = [_row(query, text, params) for query, text in answered]
         answers = [Answer(query.question.text, text, query.texts) for query, text in answered]
@@ -123,17 +123,21 @@ def _compute(
         Failure(query.id, why) for query, text, why in zip(queries, texts, reasons, strict=True) if text is None
     ]
     failures += [Failure(row["item"], why, row) for row in rows if (why := _unread(row, readers))]
-    counts = _counts(whole, readers) | {"replies_kept_before": tally.kept_before - kept_before}
+    counts = _counts(whole, readers)
+    counts |= {"template_dates": dated, "replies_kept_before": tally.kept_before - kept_before}
     done = [row["item"] for row in whole]
     yield Part(done, pd.DataFrame(whole, index=done), counts, failures)
 
 
 def _answer(
     chunk: Sequence[Query], generator: Generator | None, clock: Clock
-) -> tuple[Sequence[Query], Sequence[str | None], Sequence[str]]:
-    """The queries less the passages that the window cannot hold, their answers, and why there is none (None)."""
+) -> tuple[Sequence[Query], Sequence[str | None], Sequence[str], int]:
+    """The queries less the passages that the window cannot hold, their answers, and why there is none (None).
+
+    Last, how many of them went through a chat template that asked for today's date.
+    """
     if generator is None:
-        return chunk, [query.answer for query in chunk], [""] * len(chunk)
+        return chunk, [query.answer for query in chunk], [""] * len(chunk), 0
     prompts = []
     with clock.spending("tokenising"):
         for query in chunk:
@@ -143,7 +147,7 @@ def _answer(
         found = generator.answer(prompts)
     clock.count(found.tokens, found.padding)
     fitted = [replace(query, texts=tuple(prompt.passages)) for query, prompt in zip(chunk, prompts, strict=True)]
-    return fitted, found.texts, found.reasons
+    return fitted, found.texts, found.reasons, found.dated
 
 
 def _row(query: Query, answer: str, params: RagInfer) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from experiments.models.chat_settings import TEMPLATE_DATE, IsoDate
 from harness.stage import Decides, Params
 
 _QUESTIONS = Decides("which answers are judged")
@@ -51,6 +52,9 @@ class RagInfer(Params):
     precision: Literal["fp32", "bf16", "fp16", "int8", "nf4", "fp4"] = Field("fp32", description="weights' precision")
     chat_template: Annotated[bool, _ANSWERS] = Field(
         True, description="put the prompt through the tokenizer's chat template if it has one"
+    )
+    template_date: Annotated[IsoDate, _ANSWERS] = Field(
+        TEMPLATE_DATE, description="what a chat template that asks for today's date is told (ISO)"
     )
     max_new_tokens: Annotated[int, _ANSWERS] = Field(64, ge=1, le=4096, description="tokens of an answer at most")
     batch_size: int = Field(16, ge=1, le=4096, description="answers generated at once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
+from experiments.chat_audits import template_asks_for_date  # noqa: F401 - what stands here is asked
 from experiments.rag.detectors import DETECTORS, FUSED
 from harness.running.differences import CLEAR, difference, lead
 from harness.stage import Audited, Doubt, Undefined, check
