@@ -171,9 +171,11 @@ def test_batches_keep_a_prompt_together_and_within_the_budget(answers: list[Enco
     assert list(extract.batches([*answers, other], size)) == [answers, [other]]
     assert list(extract.batches([*answers, other], 10**6)) == [[*answers, other]]
     assert list(extract.batches([*answers, other], 1)) == [answers, [other]]  # a prompt is not read again for a few
-    many = answers * 40
+    many = [replace(each, ids=np.append(each.ids, i)) for i in range(40) for each in answers]
     parts = list(extract.batches(many, 1))
     assert [each for part in parts for each in part] == many
     assert len(parts) > 1
+    alike = [each for each in many for _ in range(3)]
+    assert [len(part) for part in extract.batches(alike, 1)] == [3 * len(part) for part in parts]
     again = (len(parts) - 1) * (answers[0].prompt_tokens - 1)
     assert again < 0.3 * sum(extract.computed_tokens(part) for part in parts)

@@ -19,6 +19,7 @@ from scipy.special import log_softmax, softmax
 
 from experiments.detect import DETECT
 from experiments.detect.bench import baseline
+from experiments.detect.inference import compute
 from experiments.detect.inference import embed as embedding
 from experiments.detect.inference.data import Sample
 from experiments.detect.inference.encode import Encoded, encode
@@ -274,6 +275,33 @@ def test_what_is_left_out_and_what_is_not_known_is_in_the_records(
     assert told == {"read": 4, "skipped": 1, "unlabelled": 1, "prompts_of_one_span": 1}
     assert records.origin["unknown_columns"] == ["zzz"]
     assert "line 4: column 'prompt' is missing" in records.origin["faults"][0]
+
+
+def test_a_prompt_with_the_same_response_is_computed_once_and_counted(
+    execute: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each has a row of its own, with its own label, however the batches fall."""
+    row, other = samples(2)
+    twins = [row | {"id": f"t{i}", "labels": i} for i in range(2)]
+    short = other | {"id": "o", "response": "No.", "labels": 0}
+    data = write_jsonl(tmp_path / "twins.jsonl", [twins[0], other, twins[1], short])
+    computed: list[str] = []
+    real = compute.extract.extractor
+
+    def watched(*given: Any) -> Any:
+        extract = real(*given)
+        return lambda batch: (computed.extend(each.sample.id for each in batch), extract(batch))[1]
+
+    monkeypatch.setattr(compute.extract, "extractor", watched)
+    for batch_tokens in ("1", "4096"):
+        computed.clear()
+        records = execute(dataset=str(data), batch_tokens=batch_tokens, cache="off").records
+        assert len(computed) == 1 + 3  # the longest, which warms up, and all but the twin
+        frame = records.frame.set_index("group")
+        features = frame.filter(regex="^(ecs|pks)_")
+        assert records.origin["counts"]["duplicates_shared"] == 1
+        assert [frame.loc[name, "label"].max() for name in ("t0", "t1")] == [0, 1]
+        np.testing.assert_array_equal(features.loc["t0"], features.loc["t1"])
 
 
 def test_extracting_some_heads_gives_the_same_columns_as_extracting_all(execute: Any) -> None:

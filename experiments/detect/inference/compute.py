@@ -80,7 +80,9 @@ class Extraction:
         def compute(batch: Sequence[Encoded], clock: Clock) -> Iterator[Part]:
             samples = list(batch)
             with clock.batch(samples=len(samples), tokens=sum(len(sample.ids) for sample in samples)):
-                features = extract_batch(samples)
+                distinct = {sample.key: sample for sample in samples}
+                found = dict(zip(distinct, extract_batch(list(distinct.values())), strict=True))
+            features = [found[sample.key] for sample in samples]
             rows = [self._rows(*pair) for pair in zip(samples, features, strict=True)]
             units = [row["group"] for some in rows for row in some]
             frame = pd.DataFrame([row for some in rows for row in some], index=units)
@@ -102,10 +104,11 @@ class Extraction:
 
 
 def _counted(batch: list[Encoded], features: list[Features]) -> dict[str, int]:
-    read = sum(sample.prompt_tokens - 1 + len(sample.tokens) for sample in batch)
+    distinct = {sample.key: sample.prompt_tokens - 1 + len(sample.tokens) for sample in batch}
     return {
         "cut_to_window": sum(sample.cut for sample in batch),
-        "prompt_tokens_shared": read - extract.computed_tokens(batch),
+        "duplicates_shared": len(batch) - len(distinct),
+        "prompt_tokens_shared": sum(distinct.values()) - extract.computed_tokens(batch),
         "prompts_of_one_span": sum(len(sample.prompt) == 1 for sample in batch),
         "template_dates": sum(sample.dated for sample in batch),
         "answers_inside_thinking": sum(sample.thinking for sample in batch),
@@ -121,7 +124,7 @@ def find_batch_tokens(extract_batch: Extract, sample: Encoded, device: str, max_
     several = [sample] * (1 + -(-512 // len(sample.tokens)))
     free = free_bytes(device, max_memory_gb)
     least, more = (_peak_bytes(extract_batch, batch, device) for batch in ([sample], several))
-    tokens = [extract.computed_tokens(batch) for batch in ([sample], several)]
+    tokens = [sample.prompt_tokens - 1 + len(batch) * len(sample.tokens) for batch in ([sample], several)]
     each = max(1.0, (more - least) / (tokens[1] - tokens[0]))
     fitting = tokens[0] + (_SHARE * free - least) / each
     ceiling = _CEILING.get(device, _ACCELERATED)

@@ -50,6 +50,11 @@ class Encoded:
         """Equal for two samples when all tokens before their responses are."""
         return self.ids[: self.prompt_tokens].tobytes()
 
+    @property
+    def key(self) -> tuple[bytes, str, str]:
+        """Equal for two samples when all but their labels is, and so what is read of them."""
+        return self.ids.tobytes(), self.sample.prompt, self.sample.response
+
 
 def encode(
     sample: Sample,

@@ -40,7 +40,8 @@ def batches(samples: Iterable[Encoded], batch_tokens: int) -> Iterator[list[Enco
     """Samples, those with one prompt standing together, in batches of about `batch_tokens` tokens to compute.
 
     A prompt and its responses stay in one batch, in which the prompt is computed once; only where they are more than
-    `batch_tokens`, and five times the prompt, is the prompt read again for the rest of them.
+    `batch_tokens`, and five times the prompt, is the prompt read again for the rest of them.  Equal samples, standing
+    together too, are never parted.
     """
     batch: list[Encoded] = []
     total = 0
@@ -56,16 +57,17 @@ def batches(samples: Iterable[Encoded], batch_tokens: int) -> Iterator[list[Enco
 
 
 def computed_tokens(samples: list[Encoded]) -> int:
-    """How many tokens go through the model for these samples, each prompt once."""
+    """How many tokens go through the model for these samples, each prompt and each response to it once."""
     prompts = {sample.prompt_key: sample.prompt_tokens - 1 for sample in samples}
-    return sum(prompts.values()) + sum(len(sample.tokens) for sample in samples)
+    return sum(prompts.values()) + sum({sample.key: len(sample.tokens) for sample in samples}.values())
 
 
 def _by_prompt(samples: Iterable[Encoded], batch_tokens: int) -> Iterator[list[Encoded]]:
     group: list[Encoded] = []
     for sample in samples:
         limit = max(batch_tokens, sample.prompt_tokens / _REREAD)
-        if group and (sample.prompt_key != group[0].prompt_key or computed_tokens([*group, sample]) > limit):
+        more = not group or sample.key != group[-1].key  # one that is the same again costs nothing where its like is
+        if group and more and (sample.prompt_key != group[0].prompt_key or computed_tokens([*group, sample]) > limit):
             yield group
             group = []
         group.append(sample)

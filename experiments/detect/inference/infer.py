@@ -72,11 +72,11 @@ def infer(params: DetectInfer, context: Context) -> Records:
 
 
 def _prompts_together(samples: list[data.Sample]) -> Iterator[data.Sample]:
-    """The samples, those with the same prompt after each other, in order of first appearance."""
-    by_prompt: dict[str, list[data.Sample]] = {}
+    """The samples, those with the same prompt (and response) after each other, in order of first appearance."""
+    by_prompt: dict[str, dict[str, list[data.Sample]]] = {}
     for sample in samples:
-        by_prompt.setdefault(sample.prompt, []).append(sample)
-    return (sample for group in by_prompt.values() for sample in group)
+        by_prompt.setdefault(sample.prompt, {}).setdefault(sample.response, []).append(sample)
+    return (sample for group in by_prompt.values() for same in group.values() for sample in same)
 
 
 def _encoded(params: DetectInfer, model: language.Reader, samples: Iterable[data.Sample]) -> Iterator[Encoded]:
