@@ -81,8 +81,9 @@ def features(
     pks: str = "jsd",
     batch_tokens: int = 1,
     heads: Any = HEADS,
+    states: bool = False,
 ) -> list[extract.Features]:
-    compute = extract.extractor(model, heads, level, pks, embedder("model", model, 500))
+    compute = extract.extractor(model, heads, level, pks, None if states else embedder("model", model, 500))
     return [each for batch in extract.batches(samples, batch_tokens) for each in compute(batch)]
 
 
@@ -110,15 +111,15 @@ def test_the_published_divergence_is_the_baselines_too(
     np.testing.assert_allclose(fast[1], slow[1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("level", ["chunk", "token"])
+@pytest.mark.parametrize(("level", "states"), [("chunk", False), ("chunk", True), ("token", False)])
 def test_numbers_do_not_depend_on_what_shares_the_batch(
-    level: str, llama: LanguageModel, answers: list[Encoded]
+    level: str, states: bool, llama: LanguageModel, answers: list[Encoded]
 ) -> None:
     llama.network.set_attn_implementation(packed.PACKED)
-    alone = [features(llama, [sample], level)[0] for sample in answers]
+    alone = [features(llama, [sample], level, states=states)[0] for sample in answers]
     orders = [answers, answers[::-1]]
     for order, batch_tokens in itertools.product(orders, (1, 150, 1000)):
-        found = features(llama, order, level, batch_tokens=batch_tokens)
+        found = features(llama, order, level, batch_tokens=batch_tokens, states=states)
         found = found if order is answers else found[::-1]
 
         for one, other in zip(alone, found, strict=True):

@@ -22,7 +22,7 @@ from experiments.detect.bench import baseline
 from experiments.detect.inference import compute
 from experiments.detect.inference import embed as embedding
 from experiments.detect.inference.data import Sample
-from experiments.detect.inference.encode import Encoded, encode
+from experiments.detect.inference.encode import Encoded, Span, encode
 from experiments.models.language import LanguageModel, load
 from harness.measuring.clock import Clock
 from harness.running import hardware, run
@@ -197,6 +197,32 @@ def test_divergences_of_any_logits(p: np.ndarray, seed: int) -> None:
     assert total == pytest.approx(closed.sum(), rel=1e-4, abs=1e-4)
     mean = baseline.published_mean(torch.tensor(p[:1]), torch.tensor(q[:1]))
     assert mean == pytest.approx(1e6 * closed[0] / p.shape[1], rel=1e-4, abs=100 / p.shape[1])
+
+
+def test_vectors_from_the_states_of_the_pass_are_the_means_over_each_spans_own_tokens(
+    encoded: Encoded, numpy_pass: NumpyLlama, folder: Path
+) -> None:
+    """The last token of the response counts, which predicts nothing and is not read otherwise."""
+    packed = load(str(folder / "model"), "fp32", "cpu")
+
+    def mean(span: Span) -> np.ndarray:
+        return numpy_pass.last[span.start : span.end].mean(axis=0)
+
+    def attended(attention: np.ndarray, span: Span) -> Span:
+        return max(encoded.prompt, key=lambda s: attention[span.start - 1 : span.end - 1, s.start : s.end].sum())
+
+    wanted = [
+        [cosine(mean(attended(maps[head], span)), mean(span)) for maps in numpy_pass.attention for head in range(4)]
+        for span in encoded.response
+    ]
+    (own,), (others,) = (
+        compute.extract.extractor(packed, HEADS, "chunk", "jsd", embed)([encoded])
+        for embed in (None, embedding.embedder("model", packed, 100))
+    )
+    np.testing.assert_allclose(own.ecs, wanted, atol=1e-5)
+    np.testing.assert_allclose(own.pks, others.pks, atol=1e-6)
+    assert own.ties == others.ties
+    assert encoded.response[-1].end == len(encoded.ids)
 
 
 def test_each_distinct_text_is_embedded_once(monkeypatch: pytest.MonkeyPatch, model: LanguageModel) -> None:

@@ -40,7 +40,7 @@ def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.
         max_memory_gb=params.max_memory_gb,
         compiled=params.compile,
     )
-    embed = embedder(params.embedder, model, _EMBEDDED)
+    embed = embedder(params.embedder, model, _EMBEDDED) if params.embedder != "states" else None
     extract_batch = extract.extractor(model, heads, params.level, params.pks, embed)
     done = 0
 

@@ -76,27 +76,32 @@ def _by_prompt(samples: Iterable[Encoded], batch_tokens: int) -> Iterator[list[E
 
 
 def extractor(
-    model: LanguageModel, heads: list[Head], level: str, pks: str, embed: Embed
+    model: LanguageModel, heads: list[Head], level: str, pks: str, embed: Embed | None
 ) -> Callable[[list[Encoded]], list[Features]]:
-    """A function that computes several responses together, equal prompts once: the features of each."""
+    """A function that computes several responses together, equal prompts once: the features of each.
+
+    Without `embed`, spans have their vectors from the states of this very pass.
+    """
     lens = _Lens(model)
+    beyond = int(level == "chunk" and embed is None)
 
     @torch.inference_mode()
     def extract(samples: list[Encoded]) -> list[Features]:
-        pieces, at = _pieces(samples)
+        pieces, at = _pieces(samples, beyond)
         watch = _Watch({i: _Attended(sample, level) for i, sample in zip(at, samples, strict=True)}, heads)
         slices = packed.Layout(pieces, model.attention).slices
-        rows = torch.cat([torch.arange(slices[i].start, slices[i].stop) for i in at])
+        rows = torch.cat([torch.arange(slices[i].start, slices[i].stop - beyond) for i in at])
         with model.residuals(rows) as (before, after):
             last = packed.forward(model, pieces, watch)
         afterwards, beforehand = ([each[0].to(model.device) for each in states] for states in (after, before))
         divergence = lens.divergence(afterwards, beforehand, pks)
-        by_response = np.split(divergence, np.cumsum([len(pieces[i].ids) for i in at])[:-1])
-        ecs = (
-            _ecs_of_spans(list(watch.seen.values()), embed)
-            if level == "chunk"
-            else [_ecs_of_tokens(watch.seen[i], last[pieces[i].after or 0], last[i]) for i in at]
-        )
+        by_response = np.split(divergence, np.cumsum([len(sample.tokens) for sample in samples])[:-1])
+        passed = [(watch.seen[i], last[pieces[i].after or 0], last[i]) for i in at]
+        if level == "token":
+            ecs = [_ecs_of_tokens(*each) for each in passed]
+        else:
+            vectors = [_means(*each) for each in passed] if embed is None else _embedded(samples, embed)
+            ecs = [_ecs_of_spans(watch.seen[i], own) for i, own in zip(at, vectors, strict=True)]
         return [
             Features(found, _pool(own, sample, level, pks, lens.vocabulary), watch.seen[i].ties)
             for i, sample, found, own in zip(at, samples, ecs, by_response, strict=True)
@@ -105,10 +110,11 @@ def extractor(
     return extract
 
 
-def _pieces(samples: list[Encoded]) -> tuple[list[packed.Piece], list[int]]:
+def _pieces(samples: list[Encoded], beyond: int) -> tuple[list[packed.Piece], list[int]]:
     """Each distinct prompt, directly before the responses to it, and which piece each sample's response is.
 
-    Row i predicts response token i: each response begins with the prompt's last token, and its own last is not read.
+    Row i predicts response token i: each response begins with the prompt's last token, and its own last is not read,
+    unless its state is wanted as well: then one row `beyond` these is.
     """
     pieces: list[packed.Piece] = []
     prompts: dict[bytes, int] = {}
@@ -118,7 +124,7 @@ def _pieces(samples: list[Encoded]) -> tuple[list[packed.Piece], list[int]]:
             prompts[sample.prompt_key] = len(pieces)
             pieces.append(packed.Piece(sample.ids[: sample.prompt_tokens - 1]))
         at.append(len(pieces))
-        rows = sample.ids[sample.prompt_tokens - 1 :][: len(sample.tokens)]
+        rows = sample.ids[sample.prompt_tokens - 1 :][: len(sample.tokens) + beyond]
         pieces.append(packed.Piece(rows, prompts[sample.prompt_key]))
     return pieces, at
 
@@ -164,7 +170,7 @@ class _Attended:
 
     def reduce(self, scores: torch.Tensor) -> None:
         """Take in one layer's scores (heads, rows, columns), those of the prompt first; they are not kept."""
-        prompt = self.sample.prompt_tokens
+        prompt, scores = self.sample.prompt_tokens, scores[:, : len(self.sample.tokens)]
         if self._level == "token":
             chosen, ties = _top(scores[..., :prompt], self._top)
         else:
@@ -204,16 +210,26 @@ def _indicator(spans: list[Span], start: int, length: int) -> torch.Tensor:
     return matrix
 
 
-def _ecs_of_spans(seen: list[_Attended], embed: Embed) -> list[NDArray[np.float64]]:
-    """Cosine of each response span with the prompt span that each head attends to most: (spans, heads) a response."""
-    texts = [[span.text for span in (*of.sample.prompt, *of.sample.response)] for of in seen]
+def _embedded(samples: list[Encoded], embed: Embed) -> list[NDArray[np.float64]]:
+    """Vectors (spans, dimensions) of length 1 of each sample's spans, those of its prompt first, from their texts."""
+    texts = [[span.text for span in (*sample.prompt, *sample.response)] for sample in samples]
     vectors = embed([text for own_texts in texts for text in own_texts]).astype(np.float64)
-    scores = []
-    for of, own in zip(seen, np.split(vectors, np.cumsum([len(own_texts) for own_texts in texts])[:-1]), strict=True):
-        prompt, response = own[: len(of.sample.prompt)], own[len(of.sample.prompt) :]
-        attended = torch.cat(of.found)[..., 0].mT.long().cpu().numpy()
-        scores.append(np.asarray(np.take_along_axis(response @ prompt.T, attended, axis=1)))
-    return scores
+    return np.split(vectors, np.cumsum([len(own_texts) for own_texts in texts])[:-1])
+
+
+def _means(seen: _Attended, states: torch.Tensor, last: torch.Tensor) -> NDArray[np.float64]:
+    """The same from the states of the pass: the mean over each span's own tokens, as they stand in their context."""
+    of_token = torch.cat([states, last]).float()  # a response's rows begin with the prompt's last token
+    spans = (*seen.sample.prompt, *seen.sample.response)
+    means = torch.stack([of_token[span.start : span.end].mean(dim=0) for span in spans])
+    return functional.normalize(means, dim=-1).cpu().double().numpy()
+
+
+def _ecs_of_spans(seen: _Attended, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosine of each response span with the prompt span that each head attends to most: (spans, heads)."""
+    prompt, response = np.split(vectors, [len(seen.sample.prompt)])
+    attended = torch.cat(seen.found)[..., 0].mT.long().cpu().numpy()
+    return np.asarray(np.take_along_axis(response @ prompt.T, attended, axis=1))
 
 
 def _ecs_of_tokens(seen: _Attended, states: torch.Tensor, last: torch.Tensor) -> NDArray[np.float64]:

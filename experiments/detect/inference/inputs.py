@@ -19,7 +19,7 @@ def inputs(params: DetectInfer) -> dict[str, str]:
         raise BadInput(f"dataset {path}: no such file or folder; `builtin`, {FORMATS}")
     read = [path] if path.is_file() else [path / name for name in RAGTRUTH_FILES if (path / name).is_file()]
     digests = {"model": files.digest_model(params.model), "data": files.digest((file.name, file) for file in read)}
-    if params.embedder != "model" and Path(params.embedder).is_dir():
+    if params.embedder not in {"model", "states"} and Path(params.embedder).is_dir():
         digests["embedder"] = files.digest_model(params.embedder)
     return digests
 

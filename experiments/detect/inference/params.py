@@ -58,7 +58,9 @@ class DetectInfer(Params):
         "all", description="heads to read ECS from: `all`, or layer.head pairs such as 3.0,5.2"
     )
     embedder: str = Field(
-        "model", description="chunk level: `model` (its own mean-pooled states) or a sentence-transformers name"
+        "model",
+        description="chunk level: a sentence's vector by the model, alone (`model`) or where it stands in the"
+        " pass (`states`: no second pass), or a sentence-transformers folder or name",
     )
     precision: Literal["fp32", "bf16", "fp16", "int8", "nf4", "fp4"] = Field("fp32", description="weights' precision")
     precision_check: int = Field(
