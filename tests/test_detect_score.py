@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import TypeAdapter
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from experiments.detect import DETECT
-from experiments.detect.scoring.detectors import FITS, SCORE, Fitted, rule
+from experiments.detect.scoring.detectors import FITS, rule
+from experiments.detect.scoring.fitted import SCORE, Fitted
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.released import read_released
 from experiments.detect.scoring.responses import Responses, read_responses
-from experiments.protocols import out_of_fold
+from experiments.protocols import Scorer, out_of_fold
 from experiments.statistics import best_f1_threshold
 from harness.running.audit import audit
 from harness.stage import Audited, BadInput, Records, Report
@@ -137,7 +142,7 @@ def test_every_response_is_judged_once_by_a_fit_and_threshold_that_saw_neither_i
     cases = read_responses(made(60, per_source=3))
     folds: list[tuple[pd.DataFrame, pd.DataFrame, Any]] = []
 
-    def spy(train: Responses) -> Fitted:
+    def spy(train: Responses) -> Scorer[Responses]:
         offset = 10.0 * len(folds)  # a threshold of one fold is of no use in another
         folds.append((train.table, train.table, 0))
 
@@ -149,7 +154,7 @@ def test_every_response_is_judged_once_by_a_fit_and_threshold_that_saw_neither_i
                 folds[-1] = (train.table, given.table, scores >= threshold)
             return {SCORE: scores}
 
-        return Fitted(detect)
+        return detect
 
     judged = out_of_fold(cases, spy, rule(DetectScore(folds=4)))
     assert len(folds) == 4
@@ -167,7 +172,25 @@ def test_a_detector_scores_a_response_alone_as_it_does_among_others(scorer: str)
     detect = FITS[scorer](cases.take(np.arange(30)), DetectScore())
     together = detect(cases.take(np.arange(30, 40)))[SCORE]
     alone = [detect(cases.take(np.array([i])))[SCORE][0] for i in range(30, 40)]
-    assert together == pytest.approx(alone, abs=1e-9)
+    assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_a_detector_that_was_kept_as_json_scores_as_it_did_to_the_last_bit(scorer: str) -> None:
+    cases = read_responses(made(40, seed=3))
+    detect = FITS[scorer](cases.take(np.arange(30)), DetectScore(alpha="best"))
+    again: Scorer[Responses] = TypeAdapter(Fitted).validate_json(detect.model_dump_json())
+    assert again == detect
+    assert again(cases)[SCORE].tolist() == detect(cases)[SCORE].tolist()
+
+
+def test_a_logistic_detector_is_the_regression_that_the_library_fits() -> None:
+    cases = read_responses(made(40))
+    train, floor = cases.take(np.arange(30)), cases.pks.values[cases.response < 30].min()
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    model.fit(train.aggregates(list(cases.ecs.names), floor), train.labels)
+    expected = model.predict_proba(cases.aggregates(list(cases.ecs.names), floor))[:, 1]
+    assert FITS["logistic"](train, DetectScore())(cases)[SCORE] == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize(("scorer", "columns"), [("linear", 100), ("logistic", 16)])

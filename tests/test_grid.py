@@ -17,7 +17,8 @@ from experiments import statistics
 from experiments.detect import DETECT
 from experiments.detect.bench import scoring as bench_score
 from experiments.detect.scoring import grid
-from experiments.detect.scoring.detectors import SCORE, best_alpha, fit_linear
+from experiments.detect.scoring.detectors import best_alpha, fit_linear
+from experiments.detect.scoring.fitted import SCORE
 from experiments.detect.scoring.grid import score_table
 from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore

@@ -13,7 +13,8 @@ import pandas as pd
 from docs.measured import CATCH, COVERAGE, FALSE_ALARM, Row, row
 from experiments import protocols, statistics, trivial
 from experiments.detect import DETECT
-from experiments.detect.scoring.detectors import FITS, SCORE, rule
+from experiments.detect.scoring.detectors import FITS, rule
+from experiments.detect.scoring.fitted import SCORE
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import Responses, read_responses
 from experiments.judging import Judge

@@ -3,62 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
+from experiments.detect.scoring.fitted import SCORE, Ensemble, Fitted, Linear, Logistic, Scale
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import Columns, Responses
-from experiments.protocols import Rule, Scores
+from experiments.protocols import Rule
 from harness.stage import BadInput
 
 _ALPHA_MAX = 10.0
 _PAIRS = 1_000_000  # pairs of responses looked at together: bounds memory at 100 MB however many there are
 _BINS = 16_381  # of alpha's range; a prime, so that no border is a ratio of small numbers, where many pairs change
-SCORE = "score"  # of a response, beside which a detector may tell its parts
 _NARROW = 1e-9  # an interval of alpha this narrow is the work of rounding
 
 
-# --- detectors: each learns from training responses and scores any others ---------------------------------------
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A detector that has learnt: how it scores responses, and the columns that it has chosen to do so."""
-
-    scores: Callable[[Responses], Scores]
-    chosen: tuple[str, ...] = ()
-
-    def __call__(self, cases: Responses) -> Scores:
-        """Score each response, and by parts where the detector has any: spans, ECS and PKS alone."""
-        return self.scores(cases)
-
-
-def fit_linear(train: Responses, params: DetectScore) -> Fitted:
+def fit_linear(train: Responses, params: DetectScore) -> Linear:
     """The published combination: m * PKS - alpha * ECS, each a min-max scaled sum of the chosen columns."""
     layers = best_columns(train.pks, train.label, params.top_k, params)
     heads = choose_heads(train, params)
-    scale_ecs, scale_pks = min_max(train.ecs.sum(heads)), min_max(train.pks.sum(layers))
-
-    def scaled(cases: Responses) -> tuple[Floats, Floats]:
-        return scale_ecs(cases.ecs.sum(heads)), scale_pks(cases.pks.sum(layers))
-
-    def best() -> float:
-        ecs, pks = scaled(train)
-        return best_alpha(train.labels, train.mean(ecs), train.mean(pks), params.m)
-
-    alpha = best() if params.alpha == "best" else params.alpha
-
-    def score(cases: Responses) -> Scores:
-        ecs, pks = scaled(cases)
-        span = params.m * pks - alpha * ecs
-        parts = {"span": cases.parted(span), "ecs": cases.mean(-ecs), "pks": cases.mean(pks)}
-        return {SCORE: cases.mean(span), **parts}
-
-    return Fitted(score, (*heads, *layers))
+    ecs, pks = Scale.of(train.ecs.sum(heads)), Scale.of(train.pks.sum(layers))
+    alpha = 0.0 if params.alpha == "best" else params.alpha
+    fitted = Linear(heads=tuple(heads), layers=tuple(layers), ecs=ecs, pks=pks, alpha=alpha, m=params.m)
+    if params.alpha != "best":
+        return fitted
+    of_ecs, of_pks = (train.mean(values) for values in fitted.scaled(train))
+    return fitted.model_copy(update={"alpha": best_alpha(train.labels, of_ecs, of_pks, params.m)})
 
 
 def best_alpha(labels: Ints, ecs: Floats, pks: Floats, m: float) -> float:
@@ -102,13 +75,12 @@ def best_alpha(labels: Ints, ecs: Floats, pks: Floats, m: float) -> float:
     return max((middle, 0.0, _ALPHA_MAX), key=lambda alpha: statistics.auc(labels, m * pks - alpha * ecs))
 
 
-def fit_logistic(train: Responses, params: DetectScore) -> Fitted:
+def fit_logistic(train: Responses, params: DetectScore) -> Logistic:
     """Strongly regularised logistic regression on each response's mean, max, min and std of every column.
 
     PKS enters on a log scale, floored at the smallest positive value seen in training.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     statistics.require_two_classes(train.labels)
@@ -116,24 +88,28 @@ def fit_logistic(train: Responses, params: DetectScore) -> Fitted:
     floor = float(pks[pks > 0].min()) if (pks > 0).any() else 1.0
     heads = list(train.ecs.names) if params.heads == "auto" else choose_heads(train, params)
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    model.fit(train.aggregates(heads, floor), train.labels)
-    return Fitted(lambda cases: {SCORE: model.predict_proba(cases.aggregates(heads, floor))[:, 1]})
+    inputs, scaler = train.aggregates(heads, floor), StandardScaler()
+    model = LogisticRegression(C=0.01, max_iter=1000).fit(scaler.fit_transform(inputs), train.labels)
+    return Logistic(
+        heads=tuple(heads),
+        layers=train.pks.names,
+        floor=floor,
+        centre=tuple(scaler.mean_.tolist()),
+        spread=tuple(scaler.scale_.tolist()),
+        weights=tuple(model.coef_[0].tolist()),
+        intercept=float(model.intercept_[0]),
+    )
 
 
-def fit_ensemble(train: Responses, params: DetectScore) -> Fitted:
+def fit_ensemble(train: Responses, params: DetectScore) -> Ensemble:
     """Mean of the linear and the logistic detector, each put on its rank among the training scores."""
-    members = [fit(train, params) for fit in (fit_linear, fit_logistic)]
-    references = [np.sort(member(train)[SCORE]) for member in members]
-
-    def score(cases: Responses) -> Scores:
-        ranks = [
-            np.searchsorted(reference, member(cases)[SCORE], side="right") / len(reference)
-            for member, reference in zip(members, references, strict=True)
-        ]
-        return {SCORE: np.mean(ranks, axis=0)}
-
-    return Fitted(score)
+    linear, logistic = fit_linear(train, params), fit_logistic(train, params)
+    return Ensemble(
+        linear=linear,
+        logistic=logistic,
+        linear_reference=tuple(np.sort(linear(train)[SCORE]).tolist()),
+        logistic_reference=tuple(np.sort(logistic(train)[SCORE]).tolist()),
+    )
 
 
 FITS: Mapping[str, Callable[[Responses, DetectScore], Fitted]] = {
@@ -176,9 +152,3 @@ def best_columns(columns: Columns, label: Ints, count: int, params: DetectScore)
         statistics.require_two_classes(label)
         worth = mutual_info_classif(columns.values, label, random_state=params.fold_seed)
     return [columns.names[i] for i in np.argsort(-worth, kind="stable")[:count]]
-
-
-def min_max(reference: Floats) -> Callable[[Floats], Floats]:
-    """Scale so that the reference spans 0 to 1; a constant reference scales to 0, and the audit names it."""
-    low, width = reference.min(), np.ptp(reference)
-    return lambda values: (values - low) / width if width > 0 else np.zeros_like(values)

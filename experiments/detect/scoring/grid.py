@@ -12,7 +12,8 @@ import pandas as pd
 
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
-from experiments.detect.scoring.detectors import best_alpha, best_columns, choose_heads, min_max, rule
+from experiments.detect.scoring.detectors import best_alpha, best_columns, choose_heads, rule
+from experiments.detect.scoring.fitted import Scale
 from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import Columns, Responses, read_responses
@@ -138,9 +139,9 @@ def _scaled_sums(columns: Columns, names: list[str], counts: set[int], reference
     for count, name in enumerate(names, 1):
         total = total + columns[name]
         if count in counts:
-            sums[count] = min_max(total[reference])(total)
+            sums[count] = Scale.of(total[reference])(total)
     if 0 in counts:
-        sums[0] = min_max(total[reference])(total)
+        sums[0] = Scale.of(total[reference])(total)
     return sums
 
 

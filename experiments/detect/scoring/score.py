@@ -11,7 +11,8 @@ import pandas as pd
 
 from experiments import protocols, statistics, trivial
 from experiments.arrays import Floats, Ints
-from experiments.detect.scoring.detectors import FITS, SCORE, rule
+from experiments.detect.scoring.detectors import FITS, rule
+from experiments.detect.scoring.fitted import SCORE
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import Columns, Responses, read_responses
 from experiments.judging import Judge
