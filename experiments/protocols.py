@@ -107,6 +107,19 @@ class Rule:
     seed: int
 
 
+@dataclass(frozen=True)
+class Learnt(Generic[C]):
+    """A detector, its thresholds by score, and how it scores its `own` cases, the `whole` of those given or some.
+
+    There are no own scores where no threshold had to be learnt.
+    """
+
+    detector: Scorer[C]
+    thresholds: dict[str, float]
+    own: dict[str, NDArray[Any]]
+    whole: bool
+
+
 Way = Callable[[Fit[C], Rule], Judged[C]]  # a protocol, and the cases that it is for
 
 
@@ -123,20 +136,31 @@ def in_sample(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:
 
 def held_out(train: C, test: C, fit: Fit[C], rule: Rule) -> Judged[C]:
     """Score `test` by a detector learnt, thresholds included, from those cases of `train` whose label is known."""
-    known = np.flatnonzero(train.labels >= 0)
-    learns = any(threshold is None for threshold in rule.thresholds.values())
-    train = train if len(known) == len(train.labels) else train.take(known)
+    learnt = learn(train, fit, rule)
+    scores = dict(learnt.own if learnt.own and learnt.whole and train is test else learnt.detector(test))
+    calls = {
+        name: np.where(np.isnan(scores[name]), np.nan, scores[name] >= least)
+        for name, least in learnt.thresholds.items()
+        if name in scores
+    }
+    return Judged(scores, calls, (learnt.detector,))
+
+
+def learn(cases: C, fit: Fit[C], rule: Rule) -> Learnt[C]:
+    """Learn a detector, thresholds included, from those cases whose label is known."""
+    known = np.flatnonzero(cases.labels >= 0)
+    whole, learns = len(known) == len(cases.labels), any(least is None for least in rule.thresholds.values())
+    train = cases if whole else cases.take(known)
     if learns:
         statistics.require_two_classes(train.labels)
     detector = fit(train)
-    scores = dict(detector(test))
-    own = (scores if train is test else detector(train)) if learns else {}
-    calls = {}
-    for name, threshold in rule.thresholds.items():
-        if name in scores:
-            least = _best_threshold(train.labels, own[name]) if threshold is None else threshold
-            calls[name] = np.where(np.isnan(scores[name]), np.nan, scores[name] >= least)
-    return Judged(scores, calls, (detector,))
+    own = dict(detector(train)) if learns else {}
+    thresholds = {
+        name: _best_threshold(train.labels, own[name]) if least is None else least
+        for name, least in rule.thresholds.items()
+        if least is not None or name in own
+    }
+    return Learnt(detector, thresholds, own, whole)
 
 
 def out_of_fold(cases: C, fit: Fit[C], rule: Rule) -> Judged[C]:

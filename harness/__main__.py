@@ -11,7 +11,9 @@ from harness.commands.arguments import parse
 from harness.commands.watching import watching
 from harness.stage import BadInput, Late, one_line
 
-_COMMANDS = {name: Late(f"harness.commands.{name}", name) for name in "sweep compare reproduce advise bench".split()}
+_COMMANDS = {
+    name: Late(f"harness.commands.{name}", name) for name in "sweep compare reproduce advise apply bench".split()
+}
 _RUN = Late("harness.commands.run", "run")  # of a stage, whose name is the command, and `score`
 
 

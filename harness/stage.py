@@ -313,6 +313,21 @@ S = TypeVar("S", bound=Params)
 
 
 @dataclass(frozen=True)
+class Detectors(Generic[S]):
+    """How what a run of a stage learns outlives it, as plain JSON that scores what it has not seen.
+
+    `learn(records, params)` learns from all that has a label, Undefined where that does not suffice; its `observed` are
+    the settings by which inference must observe what is to be scored.  Those that are `free` may be others all the
+    same: they change nothing but rounding, or their contents have a digest.  `apply(learnt, records)` gives one JSON
+    object a case, in the order of the records.
+    """
+
+    learn: Callable[[Records, S], dict[str, Any]]
+    apply: Callable[[Mapping[str, Any], Records], Iterator[dict[str, Any]]]
+    free: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Stage(Generic[I, S]):
     """One pipeline: an expensive model pass followed by a cheap decision.
 
@@ -328,7 +343,8 @@ class Stage(Generic[I, S]):
     `feature_ranges` maps the prefix of feature columns to the closed range that their values must lie in.
     `checks()` are those of the audit that only this stage has.
     `remedies(settings, metrics)` lists what to try after a run with these settings and figures, the most promising
-    first; what the machine cannot do, or the run has done, need not be left out.
+    first; what the machine cannot do, or the run has done, need not be left out.  `detectors` are those that `apply`
+    scores new data by, where the stage has any.
     """
 
     name: str
@@ -350,3 +366,4 @@ class Stage(Generic[I, S]):
     score_many: Callable[[Records, Sequence[S], Collection[str]], list[Report]] | None = None
     quick: tuple[str, ...] = ()
     remedies: Callable[[Mapping[str, Any], Mapping[str, float]], Iterable[Remedy]] = no_remedies
+    detectors: Detectors[S] | None = None

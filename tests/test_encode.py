@@ -172,7 +172,7 @@ def test_a_sample_that_cannot_be_scored_is_named(
 def test_a_prompt_span_whose_only_token_reaches_into_the_response_is_left_out(model: LanguageModel) -> None:
     whole = encoded(model, sample("Where? Mer", "rin."))
     assert [span.text for span in whole.prompt] == ["Where?"]
-    assert whole.tokens[0] == Span("rin", whole.prompt_tokens, whole.prompt_tokens + 1, 0)
+    assert whole.tokens[0] == Span("rin", whole.prompt_tokens, whole.prompt_tokens + 1, 0, (0, 3))
 
 
 @settings(deadline=None)

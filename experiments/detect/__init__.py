@@ -10,7 +10,7 @@ from experiments.detect.inference.params import DetectInfer
 from experiments.detect.scoring import remedies
 from experiments.detect.scoring.metrics import METRICS, QUICK
 from experiments.detect.scoring.params import DetectScore
-from harness.stage import Late, Records, Stage, checks_in
+from harness.stage import Detectors, Late, Records, Stage, checks_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,4 +54,9 @@ DETECT = Stage(
     score_many=Late("experiments.detect.scoring.grid", "score_many"),
     quick=QUICK,
     remedies=remedies.after,
+    detectors=Detectors(
+        Late("experiments.detect.scoring.kept", "learn"),
+        Late("experiments.detect.scoring.kept", "apply"),
+        free=("model", "batch_tokens"),
+    ),
 )  # fmt: skip

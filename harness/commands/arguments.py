@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
+from harness.running.detectors import ApplyOptions
 from harness.running.settings import RunOptions
 from harness.stage import BadInput, OneOf, Params, Stage, suggest
 from harness.sweeping.space import SweepOptions
@@ -60,6 +61,7 @@ def _parser(stages: Sequence[Stage[Any, Any]]) -> argparse.ArgumentParser:
                 groups = {"sweep": SweepOptions} | groups
             _add_stage(choices, stage, f"python -m harness {command} {stage.name}", groups)
     _add_commands_of_a_run(commands)
+    _add_apply(commands, stages)
     _add_bench(commands, stages)
     return parser
 
@@ -71,6 +73,23 @@ def _add_commands_of_a_run(commands: Any) -> None:
     advise.add_argument("--run", "--run-id", dest="run_id", help="the id of a run of a stage")
     for command in (again, advise):
         command.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def _add_apply(commands: Any, stages: Sequence[Stage[Any, Any]]) -> None:
+    apply = commands.add_parser(
+        "apply",
+        usage="python -m harness apply --detector RUN|FILE --dataset NEW [--SETTING VALUE ...]",
+        help="score new data by what a run has learnt: apply --detector ID --dataset NEW",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=_wide,
+    )
+    apply.add_argument("--debug", action="store_true", help="show tracebacks")
+    _add_fields(apply, "apply", ApplyOptions)
+    _add_fields(apply, "run", RunOptions, ("records", "hardware", "hardware_unchecked", "cache"))
+    for stage in stages:
+        if stage.detectors:
+            _add_fields(apply, f"inference of {stage.name} (as in the detector's run)", stage.infer_params)
 
 
 def _add_bench(commands: Any, stages: Sequence[Stage[Any, Any]]) -> None:
@@ -115,12 +134,24 @@ def _add_stage(commands: Any, stage: Stage[Any, Any], usage: str, groups: dict[s
         description=stage.summary,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=110),
+        formatter_class=_wide,
     )
     command.add_argument("--debug", action="store_true", help="show tracebacks")
     for title, model in groups.items():
-        group = command.add_argument_group(title)
-        for name, field in model.model_fields.items():
+        _add_fields(command, title, model)
+
+
+def _wide(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=40, width=110)
+
+
+def _add_fields(
+    command: argparse.ArgumentParser, title: str, model: type[Params], names: Sequence[str] | None = None
+) -> None:
+    """One option a field, or one for each field that is named."""
+    group = command.add_argument_group(title)
+    for name, field in model.model_fields.items():
+        if names is None or name in names:
             group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
 
 

@@ -13,6 +13,7 @@ from harness.measuring.clock import Clock
 from harness.measuring.cost import speeds
 from harness.running import cache, surroundings
 from harness.running.audit import Audit, audit
+from harness.running.detectors import learnt
 from harness.running.journal import open_journal
 from harness.running.records import read_records, require_sound, write_records
 from harness.running.settings import Plan
@@ -32,6 +33,7 @@ class Result:
     replayed: bool
     shares: dict[str, float]  # of this run's own wall time, replayed or not
     trace: bytes | None
+    detector: dict[str, Any] | None  # see harness.running.detectors
 
     def metrics(self) -> dict[str, float]:
         """Quality, cost and what the time went into, in one flat set."""
@@ -58,8 +60,8 @@ class Result:
 
 def execute(plan: Plan) -> Result:
     """Run one configuration; quality is the same whether its records are fresh, cached or read from a file."""
-    for name in ("report", "save_records"):
-        _require_writable(name, getattr(plan.options, name))
+    for name in ("report", "save_records", "save_detector"):
+        require_writable(name, getattr(plan.options, name))
     clock = Clock(profile=plan.options.profile)
     records, digests, replayed = obtain(plan, clock)
     if plan.options.save_records:
@@ -74,7 +76,11 @@ def execute(plan: Plan) -> Result:
     settings = {name: value for name, value in plan.settings.items() if name != "records"}
     digests = digests | {"config": digest(settings)}  # a new dict: the old one is the records' own
     environment = surroundings.environment(plan.stage, plan.machine)
-    result = Result(plan, records, report, audited, digests, environment, replayed, clock.shares(), clock.trace)
+    detector = learnt(plan.stage, plan.score, records, report, digests, environment)
+    shares = clock.shares()
+    result = Result(plan, records, report, audited, digests, environment, replayed, shares, clock.trace, detector)
+    if plan.options.save_detector and detector:
+        write_json(Path(plan.options.save_detector).expanduser(), detector)
     if plan.options.report:
         write_json(Path(plan.options.report).expanduser(), result.as_json())
     return result
@@ -164,7 +170,7 @@ def _content(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _require_writable(name: str, path: str | None) -> None:
+def require_writable(name: str, path: str | None) -> None:
     """Refuse a place that cannot be written to before hours of inference, not after."""
     if path is None:
         return

@@ -24,6 +24,9 @@ class RunOptions(Params):
         " or folder of features that the stage can import",
     )
     save_records: str | None = Field(None, description="write the records to this parquet file")
+    save_detector: str | None = Field(
+        None, description="write the detector, learnt from all that has a label, to this JSON file (detect)"
+    )
     report: str | None = Field(None, description="write the whole report to this JSON file")
     hardware: str = Field("auto", description="hardware profile: `auto`, or the tag of a file in hardware/")
     hardware_unchecked: bool = Field(
@@ -61,7 +64,7 @@ class Plan:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def resolve(stage: Stage[Any, Any], given: Mapping[str, str], profiles: list[hardware.Profile]) -> Plan:
+def resolve(stage: Stage[Any, Any], given: Mapping[str, Any], profiles: list[hardware.Profile]) -> Plan:
     """Settle every setting: what was given, before the hardware profile's default, before the stage's.
 
     Raises BadInput with one line for an unknown name, a value that its field forbids, or a clash.

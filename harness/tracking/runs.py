@@ -76,6 +76,8 @@ class Tracked:
                 table.to_csv(folder / f"{name}.csv", index=False)
             write_records(result.records, folder / "records.parquet")
             write_json(folder / "report.json", result.as_json())
+            if result.detector:
+                write_json(folder / "detector" / "detector.json", {"run": self.run_id, **result.detector})
             if result.trace:
                 (folder / "trace.json.gz").write_bytes(result.trace)
             self.client.log_artifacts(self.run_id, scratch)

@@ -233,7 +233,7 @@ def _encoded(prompt: np.ndarray[Any, Any], response: np.ndarray[Any, Any]) -> En
 
     def spans(start: int, end: int, size: int) -> list[Span]:
         edges = [(at, min(at + size, end)) for at in range(start, end, size)]
-        return [Span(" ".join(map(str, ids[a:b])), a, b, 0) for a, b in edges]
+        return [Span(" ".join(map(str, ids[a:b])), a, b, 0, (0, 0)) for a, b in edges]
 
     middle, end = len(prompt), len(ids)
     prompt_spans, response_spans, tokens = spans(0, middle, _SPAN), spans(middle, end, _SPAN), spans(middle, end, 1)

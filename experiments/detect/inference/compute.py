@@ -96,7 +96,9 @@ class Extraction:
         items = encoded.response if self.params.level == "chunk" else encoded.tokens
         return [
             {"group": sample.id, "item": i, "label": item.label, "length": len(item.text), "source": sample.group}
+            | dict(zip(("start", "end"), item.characters, strict=True))
             | ({"task": sample.task} if sample.task is not None else {})
+            | ({"text": item.text} if self.params.texts else {})
             | {f"ecs_{layer}_{head}": value for (layer, head), value in zip(self.heads, features.ecs[i], strict=True)}
             | {f"pks_{layer}": value for layer, value in enumerate(features.pks[i])}
             for i, item in enumerate(items)

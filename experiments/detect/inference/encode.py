@@ -19,13 +19,15 @@ from harness.stage import BadInput
 class Span:
     """A piece of prompt or response: its text, its tokens [start, end) in the ids, 1 if it touches a hallucination.
 
-    The label is -1 where those of the response are not known, and 0 in a prompt.
+    `characters` are those [start, end) of the prompt or response that it is.  The label is -1 where those of the
+    response are not known, and 0 in a prompt.
     """
 
     text: str
     start: int
     end: int
     label: int
+    characters: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _spans(
     """The pieces of `text`, which begins at `at`; one without a token of its own is left out."""
     covered = [(piece, _covered(offsets, at + piece[0], at + piece[1])) for piece in pieces]
     return [
-        Span(text[slice(*piece)], int(tokens[0]), int(tokens[-1]) + 1, _touches(piece, marked))
+        Span(text[slice(*piece)], int(tokens[0]), int(tokens[-1]) + 1, _touches(piece, marked), piece)
         for piece, tokens in covered
         if len(tokens)
     ]
@@ -166,7 +168,8 @@ def _tokens(sample: Sample, offsets: NDArray[np.int64], first: int, at: int) -> 
     for i, (start, end) in enumerate(offsets.tolist()[first:], first):
         if end > at:  # unlike a special token that the tokenizer appends
             label = _touches((start - at, end - at), sample.spans)
-            yield Span(sample.response[told - at : end - at], i, i + 1, label)
+            characters = told - at, end - at
+            yield Span(sample.response[slice(*characters)], i, i + 1, label, characters)
             told = end
 
 

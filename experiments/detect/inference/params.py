@@ -75,6 +75,7 @@ class DetectInfer(Params):
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1, le=10**6)] = Field(
         "auto", description="tokens computed at once; auto: what fits into memory, found once on each hardware"
     )
+    texts: bool = Field(False, description="keep the text of each span in the records")
     workers: int = Field(1, ge=1, le=64, description="processes that hold a model each, on GPUs of their own if any")
     device_map: Literal["single", "auto", "balanced", "sequential"] = Field(
         "single", description="one device, or the model spread over all and offloaded (accelerate's device maps)"

@@ -16,8 +16,8 @@ from experiments.detect.scoring.detectors import best_alpha, best_columns, choos
 from experiments.detect.scoring.fitted import Scale
 from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
-from experiments.detect.scoring.responses import Columns, Responses, read_responses
-from experiments.detect.scoring.score import figures_of, judged_by
+from experiments.detect.scoring.responses import Columns, Responses
+from experiments.detect.scoring.score import figures_of, judged_by, read_judged
 from experiments.protocols import folds
 from harness.stage import Records, Report, Undefined
 
@@ -27,7 +27,7 @@ Point = tuple[int, int, float | Literal["best"], float]
 
 def score_many(records: Records, settings: Sequence[DetectScore], metrics: Collection[str] = LINEAR) -> list[Report]:
     """Return the chosen metrics that `score` reports for each of the settings; see score_table."""
-    cases, judged = read_responses(records.frame), dict[str, str]()
+    cases, judged = read_judged(records).known, dict[str, str]()
     reports = []
     for params, row in zip(settings, score_table(cases, settings, metrics).to_dict("records"), strict=True):
         if np.isnan(list(row.values())).any():

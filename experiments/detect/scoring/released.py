@@ -94,7 +94,7 @@ def _rows(where: str, response: _Response, columns: dict[str, dict[str, str]]) -
             span = f"response_spans[{item}] is [{start}, {end}]"
             raise BadInput(f"{where}: {span}; allowed: 0 <= start < end <= {size}")
         row = {"group": response.id, "item": item, "label": score.hallucination_label, "length": end - start}
-        row["source"] = response.source_id
+        row |= {"source": response.source_id, "start": start, "end": end}
         for family, names in columns.items():
             row |= _named(f"{where} scores[{item}].{family}", getattr(score, family), names)
         yield row

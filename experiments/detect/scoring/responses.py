@@ -15,6 +15,7 @@ from experiments.arrays import Floats, Ints
 from experiments.protocols import Words
 from harness.stage import BadInput
 
+_OF_A_SPAN = ("item", "start", "end", "text")
 _KEPT = 8  # aggregates of all responses: floors of PKS differ between folds
 
 
@@ -54,6 +55,7 @@ class Whole:
     pks: Columns
     response: Ints
     table: pd.DataFrame  # a row a response: label, source, task where the data name one, id, length
+    spans: pd.DataFrame  # a row a span: item, and start, end, text where the records tell them
     _kept: dict[Any, Floats] = field(default_factory=dict)
 
     def aggregates(self, heads: list[str], floor: float) -> Floats:
@@ -75,9 +77,9 @@ class Responses:
 
     ecs: Columns
     pks: Columns
-    label: Ints  # of each span
+    label: Ints  # of each span; -1: not known
     response: Ints
-    labels: Ints  # 1: some span is hallucinated (r,)
+    labels: Ints  # 1: some span is hallucinated; -1: not known (r,)
     groups: NDArray[Any]  # the prompt of each (r,)
     stratum: NDArray[Any] | None  # the task of each (r,)
     lengths: Floats  # characters of each (r,)
@@ -107,6 +109,12 @@ class Responses:
             self.whole,
             self.rows[chosen],
         )
+
+    @property
+    def known(self) -> Responses:
+        """Those whose label is known."""
+        known = np.flatnonzero(self.labels >= 0)
+        return self if len(known) == len(self.labels) else self.take(known)
 
     def relabelled(self, source: Ints) -> Responses:
         """Each response labelled as another is, its spans in the pattern of that one's, stretched to their number."""
@@ -141,7 +149,8 @@ class Responses:
 def read_responses(frame: pd.DataFrame) -> Responses:
     """Split records into features, labels and responses; a response is hallucinated when any of its spans is.
 
-    The rows are put in one order first, so that no result depends on the order in which they were made.
+    A label of -1 is not known, for a response with all of its spans.  The rows are put in one order first, so that no
+    result depends on the order in which they were made.
     """
     _require_columns(frame)
     frame = frame.sort_values(["group", "item"], kind="stable", ignore_index=True)
@@ -162,20 +171,23 @@ def read_responses(frame: pd.DataFrame) -> Responses:
         responses["source"].to_numpy(),
         responses["task"].to_numpy() if "task" in responses else None,
         responses["length"].to_numpy(np.float64),
-        Whole(ecs, pks, response, responses),
+        Whole(ecs, pks, response, responses, frame[[name for name in _OF_A_SPAN if name in frame]]),
         np.arange(len(responses)),
     )
 
 
 def _require_columns(frame: pd.DataFrame) -> None:
     """Refuse records made elsewhere that lack what a score is made of."""
-    needed = "needed are group, item, label (0 or 1) and numbers in ecs_… or pks_…"
+    needed = "needed are group, item, label (0 or 1; -1: not known) and numbers in ecs_… or pks_…"
     if missing := [name for name in ("group", "item", "label") if name not in frame]:
         raise BadInput(f"the records have no column {missing[0]}; {needed}")
-    for name, sound in (("group", frame["group"].notna()), ("label", frame["label"].isin([0, 1]))):
+    for name, sound in (("group", frame["group"].notna()), ("label", frame["label"].isin([0, 1, -1]))):
         if not sound.all():
             row = sound.to_numpy().argmin()
             raise BadInput(f"the records hold {name} {frame[name].iloc[row]} in row {row}; {needed}")
+    sides = (frame["label"] < 0).groupby(frame["group"]).nunique()
+    if (sides > 1).any():
+        raise BadInput(f"the records hold label -1 for some spans of {sides.idxmax()} only; {needed}")
     features = frame.filter(regex="^(ecs|pks)_")
     if features.empty or len(features.select_dtypes("number").columns) < len(features.columns):
         raise BadInput(f"the records hold no features, or features that are not numbers; {needed}")

@@ -17,19 +17,30 @@ from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import Columns, Responses, read_responses
 from experiments.judging import Judge
 from experiments.protocols import Way
-from harness.stage import HELD_OUT, Late, Records, Report, Undefined, judged_on
+from harness.stage import HELD_OUT, BadInput, Late, Records, Report, Undefined, judged_on
 
 _FIGURES = "experiments.detect.scoring.figures"
 
 
 def score(records: Records, params: DetectScore) -> Report:
     """Judge the detector on `records`, by the protocol chosen, and say how much the published one flatters."""
-    judges = _judges(read_responses(records.frame), params)
+    judges = _judges(read_judged(records), params)
     report = _report(judges[params.protocol], params.judging)
     report.measure("auc_in_sample", lambda: judges["published"].auc(SCORE))
     report.measure("auc_out_of_fold", lambda: judges["crossfit"].auc(SCORE))
     report.measure("optimism", lambda: _difference(report, "auc_in_sample", "auc_out_of_fold"))
     return report
+
+
+def read_judged(records: Records) -> Responses:
+    """The responses that records hold; BadInput where none has a label."""
+    cases = read_responses(records.frame)
+    if not (cases.labels >= 0).any():
+        raise BadInput(
+            f"none of the {len(cases.labels)} responses has a label, so that nothing can be learnt or judged; `apply`"
+            " scores them by a detector that another run has learnt"
+        )
+    return cases
 
 
 def held_out(train: Records, test: Records, params: DetectScore) -> Report:
@@ -57,6 +68,7 @@ def figures_of(cases: Responses, params: DetectScore, names: Collection[str]) ->
 
 def judged_by(cases: Responses, protocol: str) -> str:
     """What only results of one rank have in common: the spans, from which responses follow, and the protocol."""
+    cases = cases.known
     rows = f"{protocol}, {len(cases.labels)} responses of {len(cases.label)} spans"
     return judged_on(rows, cases.groups[cases.response], cases.label)
 
@@ -124,12 +136,17 @@ def _tabulate(report: Report, judge: Judge[Responses]) -> None:
     cases, judged = judge.cases, judge.judged
     scores, called = judged.scores[SCORE], judged.calls[SCORE].astype(np.int64)
     report.tables["responses"] = cases.table.assign(score=scores, called=called).reset_index(drop=True)
-    features = pd.concat([_worth(cases.ecs, 1 - cases.label), _worth(cases.pks, cases.label)])
+    if "span" in judged.scores:
+        spans = cases.whole.spans.assign(label=cases.label, score=np.concatenate(judged.scores["span"]))
+        spans.insert(0, "response", cases.table["id"].to_numpy()[cases.response])
+        report.tables["spans"] = spans
+    known = cases.known
+    features = pd.concat([_worth(known.ecs, 1 - known.label), _worth(known.pks, known.label)])
     picked = Counter(name for detector in judged.detectors for name in getattr(detector, "chosen", ()))
     features["picked"] = [picked[name] / len(judged.detectors) for name in features.index]
     report.tables["features"] = features.rename_axis("column").reset_index()
     judge.draw(report, [SCORE], {})
-    report.figures["scores"] = partial(Late(_FIGURES, "distributions"), cases.labels, scores)
+    report.figures["scores"] = partial(Late(_FIGURES, "distributions"), known.labels, scores[cases.labels >= 0])
     report.figures["auc_by_head_and_layer"] = partial(Late(_FIGURES, "worth"), report.tables["features"])
 
 
