@@ -319,11 +319,12 @@ class Detectors(Generic[S]):
     `learn(records, params)` learns from all that has a label, Undefined where that does not suffice; its `observed` are
     the settings by which inference must observe what is to be scored.  Those that are `free` may be others all the
     same: they change nothing but rounding, or their contents have a digest.  `apply(learnt, records)` gives one JSON
-    object a case, in the order of the records.
+    object a case, in the order of the records, and `row` are the texts that a row of data to be scored must have.
     """
 
     learn: Callable[[Records, S], dict[str, Any]]
     apply: Callable[[Mapping[str, Any], Records], Iterator[dict[str, Any]]]
+    row: tuple[str, ...]
     free: tuple[str, ...] = ()
 
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +30,7 @@ from harness.running.records import read_records, write_records
 from harness.stage import BadInput, Records
 from tests.tiny import features, new_store, samples, save_llama, write_jsonl
 
+ROOT = Path(__file__).parent.parent
 SCORERS = ("linear", "logistic", "ensemble")
 Command = Callable[..., tuple[int, str]]
 
@@ -219,3 +228,48 @@ def test_scored_spans_are_in_the_tables() -> None:
     responses = DETECT.score(made(frame), DetectScore()).tables["responses"].set_index("id")["score"]
     assert table.groupby("response")["score"].mean().to_numpy() == pytest.approx(responses.sort_index().to_numpy())
     assert "spans" not in DETECT.score(made(frame), DetectScore(scorer="logistic")).tables
+
+
+# --- as a model of MLflow ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_scores_of_the_run_to_the_last_bit(place: Path, command: Command) -> None:
+    run_id = mlflow.search_runs(search_all_experiments=True, output_format="list")[0].info.run_id
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["models", "serve", "-m", f"runs:/{run_id}/detector", "--env-manager", "local", "-p", str(port)]
+    rows = [[row["prompt"], row["response"]] for row in samples(8)]
+    body = json.dumps({"dataframe_split": {"columns": ["prompt", "response"], "data": rows}}).encode()
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+    path = {"PYTHONPATH": str(ROOT)}  # the model's own folder is relative to where the run was
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words], cwd=place, env=os.environ | path, start_new_session=True
+    ) as server:
+        try:
+            for _ in range(120):
+                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping"):
+                    break
+                time.sleep(0.5)
+            with urllib.request.urlopen(asked) as answer:
+                served = json.load(answer)["predictions"]
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+    records = read_records(place / "records.parquet")
+    table = DETECT.score(records, DetectScore(protocol="published")).tables["responses"].set_index("id")
+    expected = [table.loc[row["id"], ["score", "called"]].tolist() for row in samples(8)]
+    assert [[row["score"], row["call"]] for row in served] == expected
+
+
+def test_a_model_of_mlflow_scores_a_table_of_prompts_and_responses(place: Path, command: Command) -> None:
+    run_id = mlflow.search_runs(search_all_experiments=True, output_format="list")[0].info.run_id
+    model = mlflow.pyfunc.load_model(f"runs:/{run_id}/detector")
+    assert (
+        command("apply", "--detector", "detector.json", "--records", "records.parquet", "--output", "all.jsonl")[0] == 0
+    )
+    rows = pd.DataFrame(samples(8))[["prompt", "response"]].iloc[[6, 1]]
+    every = lines(place / "all.jsonl")
+    assert model.predict(rows).to_dict("records") == [
+        {name: every[i][name] for name in ("score", "call")} for i in (6, 1)
+    ]

@@ -14,7 +14,9 @@ import yaml
 
 from docs import generate
 from experiments import STAGES
+from experiments.detect import DETECT
 from harness.commands.arguments import parse
+from harness.running.detectors import ApplyOptions
 from harness.running.hardware import Profile
 from harness.running.settings import RunOptions, validate
 from harness.stage import Params
@@ -156,6 +158,11 @@ def test_command_is_one_that_the_program_takes(page: str, line: str) -> None:
     assert given.unknown == []
     if given.command in {"bench", "reproduce", "advise"}:
         return
+    if given.command == "apply":
+        named = {name for name in vars(given) if name not in {"command", "unknown"}}
+        known = {*ApplyOptions.model_fields, *RunOptions.model_fields, *DETECT.infer_params.model_fields}
+        assert {"detector"} <= named <= known
+        return
     stage = next(stage for stage in STAGES if stage.name == getattr(given, "stage", given.command))
     models: list[type[Params]] = [RunOptions, stage.infer_params, stage.score_params, SweepOptions]
     settings = {name: value for name, value in vars(given).items() if name not in {"command", "stage", "unknown"}}
@@ -166,7 +173,15 @@ def test_command_is_one_that_the_program_takes(page: str, line: str) -> None:
 def test_commands_were_found() -> None:
     found = commands()
     assert len(found) > 20
-    assert {typed(line)[0] for _, line in found} >= {"sweep", "compare", "score", "reproduce", "advise", "test"}
+    assert {typed(line)[0] for _, line in found} >= {
+        "sweep",
+        "compare",
+        "score",
+        "reproduce",
+        "advise",
+        "apply",
+        "test",
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -57,6 +57,7 @@ DETECT = Stage(
     detectors=Detectors(
         Late("experiments.detect.scoring.kept", "learn"),
         Late("experiments.detect.scoring.kept", "apply"),
+        row=("prompt", "response"),
         free=("model", "batch_tokens"),
     ),
 )  # fmt: skip

@@ -21,6 +21,8 @@ import mlflow
 import pandas as pd
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, Schema
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.progress import working
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 5000  # characters that MLflow keeps of a tag's value
 _PARAMS_A_BATCH = 100
+_SERVED = "harness.commands.served"  # what loads a detector that is logged as a model
 
 for _noisy in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
@@ -77,10 +80,22 @@ class Tracked:
             write_records(result.records, folder / "records.parquet")
             write_json(folder / "report.json", result.as_json())
             if result.detector:
-                write_json(folder / "detector" / "detector.json", {"run": self.run_id, **result.detector})
+                self._write_detector(folder / "detector", result)
             if result.trace:
                 (folder / "trace.json.gz").write_bytes(result.trace)
             self.client.log_artifacts(self.run_id, scratch)
+
+    def _write_detector(self, folder: Path, result: Result) -> None:
+        """Write what the run has learnt as JSON, in a folder that MLflow's own commands take for a model."""
+        kept = result.plan.stage.detectors
+        assert kept is not None
+        write_json(folder / "detector.json", {"run": self.run_id, **(result.detector or {})})
+        asked = Schema([ColSpec("string", name) for name in kept.row])
+        answered = Schema([ColSpec("double", "score"), ColSpec("long", "call")])
+        model = Model(folder.name, self.run_id, signature=ModelSignature(asked, answered))
+        version = result.environment["python"]
+        model.add_flavor("python_function", loader_module=_SERVED, data="detector.json", python_version=version)
+        model.save(str(folder / "MLmodel"))
 
     @working("log the study")
     def record_sweep(

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments import protocols
-from experiments.detect.inference.data import first_fault
+from experiments.detect.inference.rows import first_fault
 from experiments.detect.scoring.detectors import FITS, rule
 from experiments.detect.scoring.fitted import SCORE, Fitted
 from experiments.detect.scoring.params import DetectScore
@@ -70,9 +70,7 @@ def apply(learnt: Mapping[str, Any], records: Records) -> Iterator[dict[str, Any
     try:
         kept = Learnt.model_validate({name: learnt[name] for name in Learnt.model_fields if name in learnt})
     except ValidationError as error:
-        raise BadInput(
-            f"the detector: {first_fault(error, Learnt)}; what a run of detect has logged is needed"
-        ) from error
+        raise BadInput(f"the detector: {first_fault(error)}; what a run of detect has logged is needed") from error
     detector, frame = kept.detector, records.frame
     if missing := [name for name in detector.columns if name not in frame]:
         raise BadInput(
