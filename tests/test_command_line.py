@@ -17,8 +17,8 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
-from safetensors import SafetensorError
 
 from experiments.detect import DETECT
 from harness import __main__ as command_line
@@ -43,7 +43,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = {
         "sound": rows,
         "empty": [],
-        "column": [{name: value for name, value in rows[0].items() if name != "labels"} | {"lables": []}],
+        "column": [{"lables" if name == "labels" else name: value for name, value in rows[0].items()}],
         "class": [row | {"labels": []} for row in rows],
         "long": [rows[0] | {"response": TEXT * 30}],
         "padding": [rows[0] | {"prompt": "<pad><pad>\n<pad>"}],
@@ -249,8 +249,8 @@ def test_an_unknown_stage_and_a_stray_word_are_named(harness: Callable[..., Outc
 
 def test_debug_lets_the_fault_through_with_its_cause(harness: Callable[..., Outcome], store: str) -> None:
     with pytest.raises(BadInput) as caught:
-        harness("detect", *SOUND, "--model", "@/model-truncated", "--debug")
-    assert isinstance(caught.value.__cause__, SafetensorError)
+        harness("detect", "--records", "@/text.parquet", "--debug")
+    assert isinstance(caught.value.__cause__, pyarrow.ArrowException)
     assert newest_run(store).info.status == "FAILED"
 
 
