@@ -10,6 +10,7 @@ import pytest
 from experiments.detect import DETECT
 from experiments.detect.scoring import audits
 from experiments.detect.scoring.params import DetectScore
+from harness.running.checks import inputs_skipped
 from harness.stage import Audited, Check, Records, Report
 
 
@@ -41,12 +42,11 @@ def test_tokens_are_no_spans_to_be_counted() -> None:
 
 
 def test_rows_that_were_left_out_and_columns_that_were_not_used_are_told() -> None:
-    counts = {"read": 9, "skipped": 2, "unknown_columns": 1}
-    ((level, message),) = doubts(audits.rows_skipped, [2], counts=counts, faults=["a.csv, line 3: 2 cells"])
-    assert level == "warn"
-    assert "skip_bad=true left out 2 of 9 rows" in message
-    assert "a.csv, line 3: 2 cells" in message
+    counts = {"kept": 98, "read": 100, "skipped": 2, "unknown_columns": 1}
+    ((level, message),) = doubts(inputs_skipped, [2], counts=counts)
+    assert (level, message[:8]) == ("warn", "2 inputs")
+    ((level, message),) = doubts(audits.rows_faulty, [2], counts=counts, faults=["a.csv, line 3: 2 cells"])
+    assert (level, message) == ("info", "what skip_bad=true left out begins with a.csv, line 3: 2 cells")
     ((level, message),) = doubts(audits.columns_unused, [2], counts=counts, unknown_columns=["a\nb"])
     assert (level, message) == ("info", "1 columns of the data are not used: 'a\\nb'")
-    assert doubts(audits.rows_skipped, [2], counts={"read": 9, "skipped": 0}, faults=[]) == []
-    assert doubts(audits.columns_unused, [2], unknown_columns=[]) == []
+    assert doubts(audits.rows_faulty, [2], faults=[]) == doubts(audits.columns_unused, [2], unknown_columns=[]) == []

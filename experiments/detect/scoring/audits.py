@@ -114,7 +114,7 @@ def one_span(audited: Audited) -> Iterator[Doubt]:
     if origin.get("infer", {}).get("level") != "chunk":
         return
     sizes = frame.groupby("group").size()
-    single, prompts = int((sizes == 1).sum()), origin["counts"].get("prompts_of_one_span", 0)
+    single, prompts = int((sizes == 1).sum()), origin.get("counts", {}).get("prompts_of_one_span", 0)
     if 2 * single > len(sizes):
         yield (
             "warn",
@@ -129,15 +129,10 @@ def one_span(audited: Audited) -> Iterator[Doubt]:
         )
 
 
-@check("rows that could not be used were left out", "mend them, for they may be the hard ones")
-def rows_skipped(audited: Audited) -> Iterator[Doubt]:
-    origin = audited.records.origin
-    if skipped := origin["counts"].get("skipped"):
-        read, first = origin["counts"]["read"], " | ".join(origin.get("faults", ()))
-        yield (
-            "warn",
-            f"skip_bad=true left out {skipped} of {read} rows, as if they were not in the data; the first: {first}",
-        )
+@check("rows of the data were at fault and left out", "mend them, for they may be the hard ones")
+def rows_faulty(audited: Audited) -> Iterator[Doubt]:
+    if faults := audited.records.origin.get("faults"):
+        yield "info", f"what skip_bad=true left out begins with {' | '.join(faults)}"
 
 
 @check("the data have columns that nothing uses", "see whether one of them was meant to be used")
