@@ -159,7 +159,7 @@ def test_command_is_one_that_the_program_takes(page: str, line: str) -> None:
     if given.command in {"bench", "reproduce", "advise"}:
         return
     if given.command == "apply":
-        named = {name for name in vars(given) if name not in {"command", "unknown"}}
+        named = {name for name in vars(given) if name not in {"command", "unknown", "version"}}
         known = {*ApplyOptions.model_fields, *RunOptions.model_fields, *DETECT.infer_params.model_fields}
         assert {"detector"} <= named <= known
         return

@@ -268,7 +268,7 @@ def execute(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
 def test_records_have_a_row_a_span_and_a_column_a_head_and_layer(execute: Any) -> None:
     frame = execute().records.frame
     features = [f"ecs_{layer}_{head}" for layer, head in HEADS] + ["pks_0", "pks_1", "pks_2"]
-    assert list(frame.columns) == ["group", "item", "label", "length", "source", "task", *features]
+    assert list(frame.columns) == ["group", "item", "label", "length", "source", "start", "end", "task", *features]
     assert frame["group"].tolist() == ["r0", "r0", "r1", "r1", "r2", "r2", "r3", "r3"]
     assert frame["item"].tolist() == [0, 1] * 4
     assert frame["label"].tolist() == [0, 0, 0, 1, 0, 0, 0, 1]

@@ -6,7 +6,8 @@ import argparse
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -85,11 +86,11 @@ def _add_apply(commands: Any, stages: Sequence[Stage[Any, Any]]) -> None:
         formatter_class=_wide,
     )
     apply.add_argument("--debug", action="store_true", help="show tracebacks")
-    _add_fields(apply, "apply", ApplyOptions)
-    _add_fields(apply, "run", RunOptions, ("records", "hardware", "hardware_unchecked", "cache"))
-    for stage in stages:
-        if stage.detectors:
-            _add_fields(apply, f"inference of {stage.name} (as in the detector's run)", stage.infer_params)
+    _add_fields(apply, "apply", ApplyOptions.model_fields)
+    of_a_run = ("records", "hardware", "hardware_unchecked", "cache")
+    _add_fields(apply, "run", {name: RunOptions.model_fields[name] for name in of_a_run})
+    observing = [stage.infer_params.model_fields for stage in stages if stage.detectors]
+    _add_fields(apply, "inference (as in the detector's run)", dict(ChainMap(*observing)))
 
 
 def _add_bench(commands: Any, stages: Sequence[Stage[Any, Any]]) -> None:
@@ -138,21 +139,18 @@ def _add_stage(commands: Any, stage: Stage[Any, Any], usage: str, groups: dict[s
     )
     command.add_argument("--debug", action="store_true", help="show tracebacks")
     for title, model in groups.items():
-        _add_fields(command, title, model)
+        _add_fields(command, title, model.model_fields)
 
 
 def _wide(prog: str) -> argparse.HelpFormatter:
     return argparse.HelpFormatter(prog, max_help_position=40, width=110)
 
 
-def _add_fields(
-    command: argparse.ArgumentParser, title: str, model: type[Params], names: Sequence[str] | None = None
-) -> None:
-    """One option a field, or one for each field that is named."""
+def _add_fields(command: argparse.ArgumentParser, title: str, fields: Mapping[str, FieldInfo]) -> None:
+    """One option a field."""
     group = command.add_argument_group(title)
-    for name, field in model.model_fields.items():
-        if names is None or name in names:
-            group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
+    for name, field in fields.items():
+        group.add_argument(_flag(name), dest=name, metavar=describe(field)[0], help=_help(field))
 
 
 def _flag(word: str) -> str:

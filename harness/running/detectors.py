@@ -19,7 +19,7 @@ _PARTS = ("stage", "observed", "digests", "environment", "figures")
 class ApplyOptions(Params):
     """What `apply` takes besides the settings of inference that name the data."""
 
-    detector: str = Field("", description="what a run has learnt: the run's id, or its detector.json")
+    detector: str | None = Field(None, description="what a run has learnt: the run's id, or its detector.json")
     output: str = Field("scored.jsonl", description="write one JSON object a line to this file")
 
 

@@ -178,7 +178,7 @@ def read_responses(frame: pd.DataFrame) -> Responses:
 
 def _require_columns(frame: pd.DataFrame) -> None:
     """Refuse records made elsewhere that lack what a score is made of."""
-    needed = "needed are group, item, label (0 or 1; -1: not known) and numbers in ecs_… or pks_…"
+    needed = "needed are group, item, label (0 or 1), or -1 where it is not known, and numbers in ecs_… or pks_…"
     if missing := [name for name in ("group", "item", "label") if name not in frame]:
         raise BadInput(f"the records have no column {missing[0]}; {needed}")
     for name, sound in (("group", frame["group"].notna()), ("label", frame["label"].isin([0, 1, -1]))):
