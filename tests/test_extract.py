@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from docs import architectures
 from experiments.detect.bench import baseline
 from experiments.detect.inference import data, extract
 from experiments.detect.inference.embed import embedder
@@ -68,9 +69,10 @@ def answers(llama: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> l
 def both(model: LanguageModel, samples: list[Encoded], level: str, pks: str = "jsd", batch_tokens: int = 1) -> Any:
     """Features by the baseline and by the fast extractor, over all samples."""
     model.network.set_attn_implementation("eager")
-    slow = [baseline.extract(model, s, HEADS, level, pks, baseline.embedder(model)) for s in samples]
+    heads = [(layer, head) for layer, count in model.proof.heads.items() for head in range(count)]
+    slow = [baseline.extract(model, s, heads, level, pks, baseline.embedder(model)) for s in samples]
     model.network.set_attn_implementation(packed.PACKED)
-    fast = [(found.ecs, found.pks) for found in features(model, samples, level, pks, batch_tokens)]
+    fast = [(found.ecs, found.pks) for found in features(model, samples, level, pks, batch_tokens, heads)]
     return [tuple(map(np.concatenate, zip(*found, strict=True))) for found in (slow, fast)]
 
 
@@ -101,6 +103,25 @@ def test_every_architecture_gives_the_numbers_of_the_baseline(
     slow, fast = both(model, answers[:3], level)
     np.testing.assert_allclose(fast[0], slow[0], atol=1e-4)
     np.testing.assert_allclose(fast[1], slow[1], rtol=1e-4, atol=1e-7)
+
+
+ARCHITECTURES_2026 = [
+    "cohere", "cohere2", "deepseek_v3", "exaone4", "exaone_moe", "falcon_h1", "gemma4_text", "gpt_oss", "granite",
+    "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "llama4_text", "olmo2", "olmo3", "qwen3_5_text", "qwen3_moe",
+    "qwen3_next",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("level", ["chunk", "token"])
+@pytest.mark.parametrize("kind", ARCHITECTURES_2026)
+def test_architectures_of_any_layout_give_the_numbers_of_the_baseline_on_the_road_that_is_proven(
+    kind: str, level: str, llama: LanguageModel, answers: list[Encoded]
+) -> None:
+    """Prompts are longer than the windows and chunks of these models."""
+    model = LanguageModel(kind, architectures.build(kind, len(llama.tokenizer)), llama.tokenizer)
+    slow, fast = both(model, answers[:3], level, batch_tokens=1000)
+    np.testing.assert_allclose(fast[0], slow[0], atol=1e-3)
+    np.testing.assert_allclose(fast[1], slow[1], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", ["chunk", "token"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -20,6 +20,8 @@ from transformers.utils import logging
 
 from experiments.models import devices, files
 from experiments.models.packed import PACKED
+from experiments.models.proof import Proof, prove
+from experiments.models.residuals import collect
 from harness.progress import working
 from harness.stage import BadInput
 
@@ -72,21 +74,34 @@ class LanguageModel:
         return int(self.network.config.get_text_config().max_position_embeddings)
 
     @cached_property
+    def decoder(self) -> nn.Module:
+        """What holds the layers and the final norm."""
+        network = self.network
+        known: list[Any] = [network.get_decoder(), network.base_model, getattr(network, "model", None)]
+        found: nn.Module = next((each for each in known if any(hasattr(each, name) for name in _LAYERS)), known[0])
+        return found
+
+    @cached_property
     def layers(self) -> list[nn.Module]:
         """The decoder layers, first to last."""
-        return list(self._part(self.network.get_decoder(), _LAYERS))
+        return list(self._part(self.decoder, _LAYERS))
 
     @cached_property
     def final_norm(self) -> nn.Module:
         """The norm between the last layer and the output head."""
-        norm: nn.Module = self._part(self.network.get_decoder(), _FINAL_NORM)
+        norm: nn.Module = self._part(self.decoder, _FINAL_NORM)
         return norm
 
     def lens(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Read residual states (n, hidden) through final norm and output head: logits (n, vocabulary).
+        """Read residual states (n, hidden) as the model reads its last: logits (n, vocabulary).
 
         They are written to `out` where the head is a plain product; a quantised or biased head takes memory of its own.
         """
+        logits = self.read(states, out)
+        return logits if self.proof.scale == 1 else logits.mul_(self.proof.scale)
+
+    def read(self, states: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The same without a factor that the model may give its logits."""
         head = self.network.get_output_embeddings()
         normed = self.final_norm(states)
         plain = type(head) is nn.Linear and head.bias is None and not hasattr(head, "_hf_hook")
@@ -94,66 +109,40 @@ class LanguageModel:
         cap = getattr(self.network.config.get_text_config(), "final_logit_softcapping", None)
         return logits.div_(cap).tanh_().mul_(cap) if cap else logits
 
-    @contextmanager
+    @cached_property
+    def proof(self) -> Proof:
+        """How the model may be run, and where its FFNs add; BadInput where its numbers could not be believed."""
+        with working(f"prove {self.name}"):
+            return prove(self)
+
     def residuals(
         self, rows: torch.Tensor | slice = slice(None)
-    ) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+    ) -> AbstractContextManager[tuple[list[torch.Tensor], list[torch.Tensor]]]:
         """Collect, while a forward pass runs, the residual stream (b, rows, hidden) before and after each layer's FFN.
 
         Where attention and FFN work side by side, the stream before the FFN is the layer's output less the FFN's.
         """
-        before: list[torch.Tensor] = []
-        after: list[torch.Tensor] = []
-
-        def chosen(states: torch.Tensor) -> torch.Tensor:
-            return states[:, rows.to(states.device) if isinstance(rows, torch.Tensor) else rows]
-
-        def keep_input(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            before.append(chosen(inputs[0]))
-
-        def keep_ffn(_: nn.Module, __: Any, output: torch.Tensor) -> None:
-            before.append(chosen(output))
-
-        def keep_output(_: nn.Module, __: Any, output: Any) -> None:
-            after.append(chosen(output[0] if isinstance(output, tuple) else output))
-
-        def subtract_ffn(_: nn.Module, __: Any, output: Any) -> None:
-            keep_output(_, __, output)
-            before[-1] = after[-1] - before[-1]
-
-        handles = []
-        for layer in self.layers:
-            if getattr(layer, "use_parallel_residual", type(layer).__name__ in _PARALLEL):
-                handles.append(self._part(layer, ("mlp",)).register_forward_hook(keep_ffn))
-                handles.append(layer.register_forward_hook(subtract_ffn))
-            elif hasattr(layer, "post_feedforward_layernorm") and not hasattr(layer, "pre_feedforward_layernorm"):
-                raise BadInput(
-                    f"model {self.name}: its layers norm what their blocks add, not what they read; {_KNOWN}"
-                )
-            else:
-                handles.append(self._part(layer, _BEFORE_FFN).register_forward_pre_hook(keep_input))
-                handles.append(layer.register_forward_hook(keep_output))
-        try:
-            yield before, after
-        finally:
-            for handle in handles:
-                handle.remove()
+        return collect(self.layers, self.proof.added, rows)
 
     def _part(self, module: nn.Module, names: tuple[str, ...]) -> Any:
         for name in names:
             if isinstance(part := getattr(module, name, None), nn.Module):
                 return part
-        raise BadInput(
-            f"model {self.name}: its {type(module).__name__} has no part named {' or '.join(names)}; {_KNOWN}"
-        )
+        raise BadInput(f"model {self.name}: its {type(module).__name__} has no part named {' or '.join(names)}")
 
 
-_KNOWN = "supported are those laid out like Llama, Mistral, Qwen, Gemma, Phi, GPT-2 or GPT-NeoX"
-# What transformers calls the parts that ReDeEP looks at, in the architectures supported.
-_LAYERS = ("layers", "h")
-_FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
-_BEFORE_FFN = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")  # its input is the residual stream
-_PARALLEL = {"PhiDecoderLayer"}  # GPT-NeoX says so itself, in `use_parallel_residual`
+# What transformers calls the parts of a decoder; what they do is proven.
+_LAYERS = ("layers", "h", "blocks")
+_FINAL_NORM = (
+    "norm",
+    "ln_f",
+    "final_layer_norm",
+    "final_layernorm",
+    "embedding_norm",
+    "norm_f",
+    "layer_norm",
+    "final_norm",
+)
 
 
 def describe(name: str) -> Described:
@@ -209,16 +198,12 @@ def load(
     if attention in {"sdpa", "flash"} and getattr(described.config.get_text_config(), "attn_logit_softcapping", None):
         raise BadInput(f"attention = {attention}: {name} caps its attention scores, which only eager attention can")
     devices.spare_threads(network, device)
-    if not getattr(network, "_supports_attention_backend", False):
-        raise BadInput(f"model {name}: {type(network).__name__} does not let its attention be watched; {_KNOWN}")
-    if getattr(described.config.get_text_config(), "logits_scaling", 1) != 1:
-        raise BadInput(f"model {name}: {type(network).__name__} rescales its logits, which the lens does not; {_KNOWN}")
     model = LanguageModel(
         name, network.eval(), described.tokenizer, "sdpa" if attention == "auto" else attention, compiled
     )
     if compiled:
-        for layer in model.layers:
-            model._part(layer, ("mlp",)).compile(dynamic=True)
+        for layer, added in zip(model.layers, model.proof.added, strict=True):
+            layer.get_submodule(added.ffn).compile(dynamic=True)
     return model
 
 

@@ -23,9 +23,9 @@ from experiments.models.language import LanguageModel
 
 @dataclass(frozen=True)
 class Passed:
-    """One forward pass over t tokens: each layer's attention map (heads, t, t) and residual states (t, hidden)."""
+    """One forward pass over t tokens: attention maps (heads, t, t) by layer and residual states (t, hidden)."""
 
-    attention: list[torch.Tensor]
+    attention: dict[int, torch.Tensor]
     before_ffn: list[torch.Tensor]
     after_ffn: list[torch.Tensor]
     last: torch.Tensor  # (t, hidden), behind the final norm
@@ -113,8 +113,9 @@ def _forward(model: LanguageModel, sample: Encoded) -> Passed:
     ids = torch.as_tensor(sample.ids, device=model.device)[None]
     with model.residuals() as (before, after):
         output = model.network(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
+    maps = [attention[0].float() for attention in output.attentions if attention is not None]
     return Passed(
-        attention=[attention[0].float() for attention in output.attentions],
+        attention=dict(zip(sorted(model.proof.heads), maps, strict=True)),
         before_ffn=[states[0] for states in before],
         after_ffn=[states[0] for states in after],
         last=output.hidden_states[-1][0].float(),
@@ -133,7 +134,7 @@ def embedder(model: LanguageModel) -> Embed:
             ids[i, : len(row)] = torch.as_tensor(row)
             mask[i, : len(row)] = 1
         ids, mask = ids.to(model.device), mask.to(model.device)
-        states = model.network.get_decoder()(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+        states = model.decoder(ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
         means = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         unit: Vectors = functional.normalize(means, dim=-1).cpu().numpy()
         return unit

@@ -20,6 +20,7 @@ from experiments.models import language
 from harness.measuring.clock import Clock
 from harness.measuring.memory import peak_rss, reset_peak_rss
 from harness.running.work import Compute, Part
+from harness.stage import BadInput
 
 Extract = Callable[[list[Encoded]], list[Features]]
 
@@ -30,7 +31,10 @@ _SHARE = 0.8  # of the free memory, what a batch may take
 
 
 def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.LanguageModel, Extract]:
-    """Load the model; the function returned extracts the features of a batch, and tidies up as often as asked."""
+    """Load the model; the function returned extracts the features of a batch, and tidies up as often as asked.
+
+    Heads are those of `heads` that the model has, which is proven here to give the numbers that it is read for.
+    """
     model = language.load(
         params.model,
         params.precision,
@@ -41,6 +45,7 @@ def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.
         compiled=params.compile,
     )
     embed = embedder(params.embedder, model, _EMBEDDED) if params.embedder != "states" else None
+    heads = attending(params, model, heads)
     extract_batch = extract.extractor(model, heads, params.level, params.pks, embed)
     done = 0
 
@@ -53,6 +58,17 @@ def load(params: DetectInfer, device: str, heads: list[Head]) -> tuple[language.
         return features
 
     return model, tidying
+
+
+def attending(params: DetectInfer, model: language.LanguageModel, heads: Sequence[Head]) -> list[Head]:
+    """Those of `heads` in layers that attend; BadInput where another one was asked for by name."""
+    found = [(layer, head) for layer, head in heads if head < model.proof.heads.get(layer, 0)]
+    if params.extract_heads != "all" and (missing := sorted(set(heads) - set(found))):
+        raise BadInput(
+            f"extract_heads = {params.extract_heads}: {missing[0][0]}.{missing[0][1]} does not exist in {params.model};"
+            f" the layers that attend are {', '.join(map(str, sorted(model.proof.heads)))}"
+        )
+    return found
 
 
 def tidy_up() -> None:
@@ -68,6 +84,7 @@ class Extraction:
 
     params: DetectInfer
     heads: tuple[Head, ...]
+    together: bool  # whether a prompt is computed once for all of its responses
 
     def load(self, device: str) -> Compute[Encoded]:
         """Load the model, and return what turns a batch into rows."""
@@ -86,7 +103,7 @@ class Extraction:
             rows = [self._rows(*pair) for pair in zip(samples, features, strict=True)]
             units = [row["group"] for some in rows for row in some]
             frame = pd.DataFrame([row for some in rows for row in some], index=units)
-            yield Part([sample.sample.id for sample in samples], frame, _counted(samples, features))
+            yield Part([sample.sample.id for sample in samples], frame, self._counted(samples, features))
 
         return compute
 
@@ -104,18 +121,17 @@ class Extraction:
             for i, item in enumerate(items)
         ]
 
-
-def _counted(batch: list[Encoded], features: list[Features]) -> dict[str, int]:
-    distinct = {sample.key: sample.prompt_tokens - 1 + len(sample.tokens) for sample in batch}
-    return {
-        "cut_to_window": sum(sample.cut for sample in batch),
-        "duplicates_shared": len(batch) - len(distinct),
-        "prompt_tokens_shared": sum(distinct.values()) - extract.computed_tokens(batch),
-        "prompts_of_one_span": sum(len(sample.prompt) == 1 for sample in batch),
-        "template_dates": sum(sample.dated for sample in batch),
-        "answers_inside_thinking": sum(sample.thinking for sample in batch),
-        "near_ties": sum(of_response.ties for of_response in features),
-    }
+    def _counted(self, batch: list[Encoded], features: list[Features]) -> dict[str, int]:
+        distinct = {sample.key: sample.prompt_tokens - 1 + len(sample.tokens) for sample in batch}
+        return {
+            "cut_to_window": sum(sample.cut for sample in batch),
+            "duplicates_shared": len(batch) - len(distinct),
+            "prompt_tokens_shared": sum(distinct.values()) - extract.computed_tokens(batch) if self.together else 0,
+            "prompts_of_one_span": sum(len(sample.prompt) == 1 for sample in batch),
+            "template_dates": sum(sample.dated for sample in batch),
+            "answers_inside_thinking": sum(sample.thinking for sample in batch),
+            "near_ties": sum(of_response.ties for of_response in features),
+        }
 
 
 def find_batch_tokens(extract_batch: Extract, sample: Encoded, device: str, max_memory_gb: float | None) -> int:

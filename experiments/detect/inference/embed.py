@@ -36,7 +36,8 @@ def _own_states(model: LanguageModel, batch_tokens: int) -> Embed:
     def embed(texts: list[str]) -> Vectors:
         pieces = [packed.Piece(np.asarray(model.tokenizer(text).input_ids, dtype=np.int64)) for text in texts]
         means: list[torch.Tensor] = []
-        for chunk in packed.chunks([len(piece.ids) for piece in pieces], batch_tokens):
+        at_once = batch_tokens if model.proof.road == "packed" else 1
+        for chunk in packed.chunks([len(piece.ids) for piece in pieces], at_once):
             states = packed.forward(model, [pieces[i] for i in chunk])
             means += [each.float().mean(dim=0) for each in states]
         unit: Vectors = functional.normalize(torch.stack(means), dim=-1).cpu().numpy()

@@ -80,13 +80,20 @@ def extractor(
 ) -> Callable[[list[Encoded]], list[Features]]:
     """A function that computes several responses together, equal prompts once: the features of each.
 
-    Without `embed`, spans have their vectors from the states of this very pass.
+    Without `embed`, spans have their vectors from the states of this very pass.  Where texts may not share a row, they
+    are computed one after the other, each with its prompt.
     """
+    packable = model.proof.road == "packed"
     lens = _Lens(model)
     beyond = int(level == "chunk" and embed is None)
 
-    @torch.inference_mode()
     def extract(samples: list[Encoded]) -> list[Features]:
+        if packable:
+            return together(samples)
+        return [features for sample in samples for features in together([sample])]
+
+    @torch.inference_mode()
+    def together(samples: list[Encoded]) -> list[Features]:
         pieces, at = _pieces(samples, beyond)
         watch = _Watch({i: _Attended(sample, level) for i, sample in zip(at, samples, strict=True)}, heads)
         slices = packed.Layout(pieces, model.attention).slices

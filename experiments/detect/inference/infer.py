@@ -8,12 +8,13 @@ from typing import Any
 
 from experiments.detect.inference import data, extract, inputs
 from experiments.detect.inference.check import check
-from experiments.detect.inference.compute import Extract, Extraction, find_batch_tokens, load, tidy_up
+from experiments.detect.inference.compute import Extract, Extraction, attending, find_batch_tokens, load, tidy_up
 from experiments.detect.inference.encode import Encoded, encode
 from experiments.detect.inference.extract import Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.detect.inference.reads import reads
 from experiments.models import chat, files, language
+from experiments.models.proof import Proof
 from harness.measuring.clock import Clock
 from harness.progress import working
 from harness.running import cache
@@ -40,9 +41,10 @@ def infer(params: DetectInfer, context: Context) -> Records:
     with clock.spending("setup"):
         described = language.describe(params.model)
     heads = _heads(params, described.config)
-    job = Extraction(params, tuple(heads))
     with clock.warmup():
         model, extract_batch = load(params, context.device, heads)
+        job = Extraction(params, tuple(attending(params, model, heads)), model.proof.road == "packed")
+        road = _road(described.config, model.proof)
         batch_tokens = _batch_tokens(params, described, extract_batch, samples, context)
         checked = _check(params, described, model, extract_batch, heads, samples, context)
         read = reads(model, list(_encoded(params, described, samples[:: -(-len(samples) // _LOOKED_AT)])))
@@ -66,9 +68,16 @@ def infer(params: DetectInfer, context: Context) -> Records:
         batch_tokens=batch_tokens,
         checked=checked,
         reads=read,
+        road=road,
         unknown_columns=given.unknown_columns,
         faults=given.faults,
     )
+
+
+def _road(config: Any, proof: Proof) -> dict[str, Any]:
+    """Whether texts shared a row and if not why, and how many of the layers attend: what the proof at load found."""
+    layers = int(config.get_text_config().num_hidden_layers)
+    return {"taken": proof.road, "why": proof.why_alone, "attend": len(proof.heads), "layers": layers}
 
 
 def _prompts_together(samples: list[data.Sample]) -> Iterator[data.Sample]:
@@ -138,6 +147,7 @@ def _check(
 
 
 def _heads(params: DetectInfer, config: Any) -> list[Head]:
+    """The heads asked for, of all that the configuration tells of; which of them exist is known once it is loaded."""
     text = config.get_text_config()
     shape = (int(text.num_hidden_layers), int(text.num_attention_heads))
     every = [(layer, head) for layer in range(shape[0]) for head in range(shape[1])]

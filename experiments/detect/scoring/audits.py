@@ -98,6 +98,15 @@ def batch_changes_features(audited: Audited) -> Iterator[Doubt]:
         )
 
 
+@check("the model takes no batch, or has layers without ECS", "none; it is slower, and no worse")
+def slower_road(audited: Audited) -> Iterator[Doubt]:
+    road = audited.records.origin.get("road") or {}
+    if road.get("taken") == "alone":
+        yield "info", f"texts were computed one at a time, for together they would give other numbers: {road['why']}"
+    if (without := road.get("layers", 0) - road.get("attend", 0)) > 0:
+        yield "info", f"{without} of {road['layers']} layers do not attend: they give PKS and no ECS"
+
+
 @check("that ECS separates the responses is not shown", "set alpha to 0 and see whether anything is lost")
 def ecs_uninformative(audited: Audited) -> Iterator[Doubt]:
     return _not_shown(audited, "ecs", "alpha")
