@@ -8,16 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional
 
 from docs import architectures
+from experiments.detect.inference import data, extract
+from experiments.detect.inference.embed import embedder
+from experiments.detect.inference.encode import encode
 from experiments.models import language
 from experiments.models.language import LanguageModel
 from harness.stage import BadInput
 from tests import tiny
+from tests.test_resume import execute as execute_with
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +154,92 @@ def test_what_follows_an_ffn_in_its_layer_does_not_count_as_it() -> None:
 def test_lower_precisions_are_proven_within_their_rounding(precision: str, tmp_path: Path) -> None:
     folder = tiny.save_llama(tmp_path)
     assert language.load(str(folder), precision, "cpu").proof.road == "packed"
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that attends in every other layer, and data."""
+    folder = tmp_path_factory.mktemp("hybrid")
+    tiny.save_llama(folder / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+    network = architectures.build("lfm2", len(tokenizer))
+    assert network is not None
+    network.save_pretrained(folder / "model")
+    tiny.write_jsonl(folder / "data.jsonl", tiny.samples(8))
+    return folder
+
+
+@pytest.fixture
+def execute(hybrid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path / "cache"))
+    fixed = {"model": str(hybrid / "model"), "dataset": str(hybrid / "data.jsonl"), "folds": "2"}
+    return lambda **given: execute_with(fixed, **given)
+
+
+def test_a_hybrid_gives_ecs_of_the_layers_that_attend_pks_of_all_and_says_so(execute: Any) -> None:
+    found = execute()
+    columns = set(found.records.frame.columns)
+    assert {name for name in columns if name.startswith("ecs_")} == {f"ecs_{i}_{h}" for i in (1, 3) for h in range(4)}
+    assert {name for name in columns if name.startswith("pks_")} == {f"pks_{i}" for i in range(4)}
+    assert found.records.origin["road"]["taken"] == "alone"
+    assert found.records.origin["counts"]["prompt_tokens_shared"] == 0
+    said = [finding.message for finding in found.audit.findings if finding.code == "slower_road"]
+    assert re.search(r"one at a time, .*: layer 0: what conv adds differs by \d", said[0])
+    assert said[1] == "2 of 4 layers do not attend: they give PKS and no ECS"
+
+
+def test_a_hybrids_numbers_do_not_depend_on_the_batch_or_on_who_computes_them(execute: Any) -> None:
+    one, many, workers = (
+        execute(cache="off", **given).records.frame.filter(regex="^(ecs|pks)")
+        for given in ({"batch_tokens": "1"}, {"batch_tokens": "5000"}, {"workers": "2"})
+    )
+    pd.testing.assert_frame_equal(one, many)
+    pd.testing.assert_frame_equal(one, workers)
+
+
+def test_a_head_of_a_layer_that_does_not_attend_is_refused(execute: Any) -> None:
+    with pytest.raises(BadInput, match=r"extract_heads = 0.1,1.0: 0.1 does not exist in .*; .* that attend are 1, 3$"):
+        execute(extract_heads="0.1,1.0")
+    assert len(execute(extract_heads="1.0").records.frame.filter(regex="^ecs").columns) == 1
+
+
+@pytest.mark.slow
+def test_the_table_of_architectures_says_what_the_proof_finds() -> None:
+    without_figures = re.compile(r"\d+\.\d%")
+    assert without_figures.sub("", architectures.renewed()) == without_figures.sub("", architectures.PAGE.read_text())
+
+
+def test_a_template_that_raises_and_a_token_without_embedding_are_one_line(hybrid: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(hybrid / "model")
+    (sample, *_), _counts = data.read(hybrid / "data.jsonl")
+    model = LanguageModel("strict", architectures.build("llama", 100), tokenizer)
+    given: dict[str, Any] = {"max_length": None, "span_chars": 0}
+    tokenizer.chat_template = "{{ raise_exception('a system message first') }}"
+    with pytest.raises(BadInput, match=r"chat template of strict .*: a system message first; chat_template=false"):
+        encode(sample, model, chat_template=True, **given)
+    encoded = encode(sample, model, chat_template=False, **given)
+    compute = extract.extractor(model, [(0, 0)], "token", "jsd", embedder("model", model, 100))
+    with pytest.raises(BadInput, match=r"sample r0: token \d+ of model strict's tokenizer lies beyond the 100 that"):
+        compute([encoded])
+
+
+@pytest.mark.parametrize("kind", ["falcon", "mamba", "mpt"])
+def test_what_cannot_be_watched_or_read_is_refused_in_one_line(kind: str, hybrid: Path, tmp_path: Path) -> None:
+    transformers.AutoTokenizer.from_pretrained(hybrid / "model").save_pretrained(tmp_path)
+    network = architectures.build(kind)
+    assert network is not None
+    network.save_pretrained(tmp_path)
+    model = language.load(str(tmp_path), "fp32", "cpu")
+    with pytest.raises(BadInput, match=r"not let its attention be watched|no max_position_embeddings|no feed-forward"):
+        _ = model.proof, model.window
+
+
+def test_the_text_part_of_a_model_that_sees_too_is_loaded_and_proven(hybrid: Path, tmp_path: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(hybrid / "model")
+    tokenizer.save_pretrained(tmp_path)
+    network = architectures.build("qwen3_vl", len(tokenizer))
+    assert network is not None
+    network.save_pretrained(tmp_path)
+    model = language.load(str(tmp_path), "fp32", "cpu")
+    assert type(model.network).__name__ == "Qwen3VLForConditionalGeneration"
+    assert (model.proof.road, len(model.layers)) == ("packed", 4)

@@ -15,7 +15,15 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from transformers.utils import logging
 
 from experiments.models import devices, files
@@ -48,7 +56,7 @@ class Described:
     @property
     def window(self) -> int:
         """The most tokens the model was made for."""
-        return int(self.config.get_text_config().max_position_embeddings)
+        return _window(self.name, self.config)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class LanguageModel:
     @property
     def window(self) -> int:
         """The most tokens the model was made for."""
-        return int(self.network.config.get_text_config().max_position_embeddings)
+        return _window(self.name, self.network.config)
 
     @cached_property
     def decoder(self) -> nn.Module:
@@ -145,6 +153,13 @@ _FINAL_NORM = (
 )
 
 
+def _window(name: str, config: Any) -> int:
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not found:
+        raise BadInput(f"model {name}: its config.json has no max_position_embeddings, how many tokens it was made for")
+    return int(found)
+
+
 def describe(name: str) -> Described:
     """Read a model's configuration and tokenizer, not its weights."""
     folder, in_it = files.as_named(files.locate_model(name))
@@ -189,10 +204,12 @@ def load(
     """
     described = describe(name)
     options = _placement(device, device_map, max_memory_gb) | _numbers(name, described.config, precision, device)
-    options |= {"config": described.config, "attn_implementation": PACKED, "local_files_only": True}
+    options |= {"config": described.config, "local_files_only": True}
     folder, in_it = files.as_named(files.locate_model(name))
     with readable(name):
-        network, loaded = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **in_it)
+        maker, watched = _maker(described.config)
+        options |= {"attn_implementation": PACKED} if watched else {}  # that it is not the proof says, where it matters
+        network, loaded = maker.from_pretrained(folder, output_loading_info=True, **options, **in_it)
     if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
         raise BadInput(f"model {name}: its weights lack {len(missing)} that config.json asks for, such as {missing[0]}")
     if attention in {"sdpa", "flash"} and getattr(described.config.get_text_config(), "attn_logit_softcapping", None):
@@ -205,6 +222,16 @@ def load(
         for layer, added in zip(model.layers, model.proof.added, strict=True):
             layer.get_submodule(added.ffn).compile(dynamic=True)
     return model
+
+
+def _maker(config: Any) -> tuple[Any, bool]:
+    """What makes a model of its configuration, the text part of one that sees too; and if attention can be chosen."""
+    text, both = MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    sees = type(config) not in text and type(config) in both
+    if type(config) not in (both if sees else text):
+        raise ValueError(f"{type(config).__name__} is of no decoder that transformers knows")
+    made = (both if sees else text)[type(config)]
+    return (AutoModelForImageTextToText if sees else AutoModelForCausalLM), made._can_set_attn_implementation()
 
 
 def _placement(device: str, device_map: str, max_memory_gb: float | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from experiments.detect.inference.embed import Embed
 from experiments.detect.inference.encode import Encoded, Span
 from experiments.models import packed
 from experiments.models.language import LanguageModel
+from harness.stage import BadInput
 
 Head = tuple[int, int]  # layer, head
 TOP_SHARE = 0.1  # of the prompt's tokens, the most attended ones whose states ECS compares with at token level
@@ -94,6 +95,7 @@ def extractor(
 
     @torch.inference_mode()
     def together(samples: list[Encoded]) -> list[Features]:
+        _require_embedded(model, samples)
         pieces, at = _pieces(samples, beyond)
         watch = _Watch({i: _Attended(sample, level) for i, sample in zip(at, samples, strict=True)}, heads)
         slices = packed.Layout(pieces, model.attention).slices
@@ -115,6 +117,17 @@ def extractor(
         ]
 
     return extract
+
+
+def _require_embedded(model: LanguageModel, samples: list[Encoded]) -> None:
+    """Refuse token ids that the model has no embedding for: on a GPU they would end the process."""
+    known = model.network.get_input_embeddings().weight.shape[0]
+    for sample in samples:
+        if (highest := int(sample.ids.max())) >= known:
+            raise BadInput(
+                f"sample {sample.sample.id}: token {highest} of model {model.name}'s tokenizer lies beyond the {known}"
+                " that its weights embed"
+            )
 
 
 def _pieces(samples: list[Encoded], beyond: int) -> tuple[list[packed.Piece], list[int]]:
