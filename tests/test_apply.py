@@ -63,6 +63,13 @@ def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
+def first_run() -> str:
+    """The run of the folder; tests may have made others since."""
+    order = ["attributes.start_time ASC"]
+    run_id: str = mlflow.search_runs(search_all_experiments=True, output_format="list", order_by=order)[0].info.run_id
+    return run_id
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -72,7 +79,7 @@ def made(frame: pd.DataFrame) -> Records:
 
 
 def test_new_data_that_are_the_old_have_the_scores_of_the_run_to_the_last_bit(place: Path, command: Command) -> None:
-    run_id = mlflow.search_runs(search_all_experiments=True, output_format="list")[0].info.run_id
+    run_id = first_run()
     records = read_records(place / "records.parquet")
     judged = DETECT.score(records, DetectScore(protocol="published")).tables["responses"].set_index("id")
     for name, words in {"fresh": ("--dataset", "data.jsonl"), "kept": ("--records", "records.parquet")}.items():
@@ -235,7 +242,7 @@ def test_scored_spans_are_in_the_tables() -> None:
 
 @pytest.mark.slow
 def test_mlflow_serves_the_scores_of_the_run_to_the_last_bit(place: Path, command: Command) -> None:
-    run_id = mlflow.search_runs(search_all_experiments=True, output_format="list")[0].info.run_id
+    run_id = first_run()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -263,7 +270,7 @@ def test_mlflow_serves_the_scores_of_the_run_to_the_last_bit(place: Path, comman
 
 
 def test_a_model_of_mlflow_scores_a_table_of_prompts_and_responses(place: Path, command: Command) -> None:
-    run_id = mlflow.search_runs(search_all_experiments=True, output_format="list")[0].info.run_id
+    run_id = first_run()
     model = mlflow.pyfunc.load_model(f"runs:/{run_id}/detector")
     assert (
         command("apply", "--detector", "detector.json", "--records", "records.parquet", "--output", "all.jsonl")[0] == 0

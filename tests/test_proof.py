@@ -211,7 +211,7 @@ def test_the_table_of_architectures_says_what_the_proof_finds() -> None:
 
 def test_a_template_that_raises_and_a_token_without_embedding_are_one_line(hybrid: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(hybrid / "model")
-    (sample, *_), _counts = data.read(hybrid / "data.jsonl")
+    sample = data.read(hybrid / "data.jsonl").samples[0]
     model = LanguageModel("strict", architectures.build("llama", 100), tokenizer)
     given: dict[str, Any] = {"max_length": None, "span_chars": 0}
     tokenizer.chat_template = "{{ raise_exception('a system message first') }}"

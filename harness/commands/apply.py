@@ -34,7 +34,9 @@ def apply(given: argparse.Namespace, stages: Sequence[Stage[Any, Any]]) -> int:
     plan = planned(stage, detector, settings)
     count, called = write(output, scored(stage, plan, detector))
     print(f"{count} scored, {called} called, in {output}; threshold {number(detector['threshold'])}")
-    print(f"the detector has learnt from {detector['learnt_from']}, and is judged {detector['judged']}")
+    learnt_from = ", ".join(f"{count} {what}" for what, count in detector["learnt_from"].items())
+    judged, _, _ = detector["judged"].partition(": ")
+    print(f"the detector has learnt from {learnt_from}; {judged}:")
     _show_figures(stage, detector["figures"])
     here = environment(stage, plan.machine)
     for name, then in detector["environment"].items():

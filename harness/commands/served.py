@@ -35,8 +35,7 @@ class Served:
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch, "asked.jsonl")
             rows = enumerate(data[list(kept.row)].to_dict("records"))
-            # What is not known is not read when scoring; a label has to stand there all the same.
-            file.write_text("".join(json.dumps({"id": str(i), **row, "labels": 0}) + "\n" for i, row in rows))
+            file.write_text("".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in rows))
             plan = planned(self._stage, self._detector, {"dataset": str(file), "cache": "off"})
             lines = [*scored(self._stage, plan, self._detector)]
         return pd.DataFrame(lines, index=data.index)[["score", "call"]]
