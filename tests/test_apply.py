@@ -280,3 +280,12 @@ def test_a_model_of_mlflow_scores_a_table_of_prompts_and_responses(place: Path, 
     assert model.predict(rows).to_dict("records") == [
         {name: every[i][name] for name in ("score", "call")} for i in (6, 1)
     ]
+
+
+def test_faulty_rows_of_new_data_may_be_left_out_though_the_run_left_none(place: Path, command: Command) -> None:
+    (place / "faulty.jsonl").write_text((place / "data.jsonl").read_text() + '{"id": "none"}\n')
+    words = ("apply", "--detector", "detector.json", "--dataset", "faulty.jsonl", "--output", "some.jsonl")
+    code, said = command(*words)
+    assert (code, "skip_bad=true leaves out" in said) == (2, True)
+    assert command(*words, "--skip-bad", "true")[0] == 0
+    assert [line["id"] for line in lines(place / "some.jsonl")] == [f"r{i}" for i in range(8)]

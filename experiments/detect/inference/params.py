@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from experiments.models.chat_settings import TEMPLATE_DATE, IsoDate, JsonObject
 from harness.stage import Decides, Params
 
-_SAMPLES = Decides("which samples are judged")
+SAMPLES = Decides("which samples are judged")
 _ROWS = Decides("what one record is, and so which labels there are")
 # "all", or layer.head pairs such as "3.0,3.7,5.2"
 HEADS = r"\d+\.\d+(,\d+\.\d+)*"
@@ -19,18 +19,18 @@ class DetectInfer(Params):
     model: str = Field(
         "builtin", description="language model: `builtin`, a folder, a GGUF file, or a Hugging Face name"
     )
-    dataset: Annotated[str, _SAMPLES] = Field(
+    dataset: Annotated[str, SAMPLES] = Field(
         "builtin", description="`builtin`, a RAGTruth folder, or own data: JSONL, JSON, CSV or Parquet"
     )
-    skip_bad: Annotated[bool, _SAMPLES] = Field(
+    skip_bad: Annotated[bool, SAMPLES] = Field(
         False, description="leave out rows that cannot be used, instead of refusing the data set"
     )
-    generator: Annotated[str | None, _SAMPLES] = Field(
+    generator: Annotated[str | None, SAMPLES] = Field(
         None, description="RAGTruth: keep the responses of this model only"
     )
-    split: Annotated[str | None, _SAMPLES] = Field(None, description="keep the samples of this split only")
-    task: Annotated[str | None, _SAMPLES] = Field(None, description="keep the samples of this task type only")
-    limit: Annotated[int | None, _SAMPLES] = Field(None, ge=1, description="keep the first so many samples")
+    split: Annotated[str | None, SAMPLES] = Field(None, description="keep the samples of this split only")
+    task: Annotated[str | None, SAMPLES] = Field(None, description="keep the samples of this task type only")
+    limit: Annotated[int | None, SAMPLES] = Field(None, ge=1, description="keep the first so many samples")
     prompt_chars: int | None = Field(None, ge=1, description="cut longer prompts here (published ReDeEP: 12000)")
     max_sequence_length: int | None = Field(
         None, ge=16, description="tokens; longer prompts are cut at their end (unset: the model's window)"

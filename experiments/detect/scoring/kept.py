@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments import protocols
+from experiments.detect.inference.params import SAMPLES, DetectInfer
 from experiments.detect.inference.rows import first_fault
 from experiments.detect.scoring.detectors import FITS, rule
 from experiments.detect.scoring.fitted import SCORE, Fitted
@@ -18,11 +19,11 @@ from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.responses import read_responses
 from harness.stage import BadInput, Records
 
-# Settings that say which data are read, or only how fast: they are not the detector's.
-_OTHERS = (
-    "dataset", "generator", "split", "task", "limit", "texts", "workers", "device_map", "max_memory_gb",
-    "cleanup_every", "precision_check",
-)  # fmt: skip
+# Settings that say which data are read, what is kept of them, or only how fast: they are not the detector's.
+_OTHERS = {
+    *(name for name, what in DetectInfer.yardstick().items() if what == SAMPLES.what),
+    *("texts", "workers", "device_map", "max_memory_gb", "cleanup_every", "precision_check"),
+}
 
 
 class Learnt(BaseModel):
