@@ -215,7 +215,7 @@ class Judge(Generic[C]):
 
     def _learns_much(self, influence: pd.Series[float]) -> bool:
         """Whether J is many times F; not of so many groups that learning again would take long."""
-        if "refit" not in influence or not self._refits[0].looked.all():
+        if "refit" not in influence or not self._refits[0].looked[self.cases.labels >= 0].all():
             return False
         squares = (influence**2).groupby(level=0).sum()
         return bool(squares["refit"] * 2 / self._refits[0].share > _MUCH * squares["group"])

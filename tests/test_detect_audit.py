@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,6 +13,7 @@ from experiments.detect.scoring import audits
 from experiments.detect.scoring.params import DetectScore
 from harness.running.checks import inputs_skipped
 from harness.stage import Audited, Check, Records, Report
+from tests.tiny import features
 
 
 def doubts(check: Check, sizes: list[int], level: str = "chunk", **origin: Any) -> list[tuple[str, str]]:
@@ -50,3 +52,25 @@ def test_rows_that_were_left_out_and_columns_that_were_not_used_are_told() -> No
     ((level, message),) = doubts(audits.columns_unused, [2], counts=counts, unknown_columns=["a\nb"])
     assert (level, message) == ("info", "1 columns of the data are not used: 'a\\nb'")
     assert doubts(audits.rows_faulty, [2], faults=[]) == doubts(audits.columns_unused, [2], unknown_columns=[]) == []
+
+
+def test_responses_without_a_label_are_told_and_change_no_figure() -> None:
+    rng = np.random.default_rng(0)
+    frame = features(60)
+    # Of many columns of noise others are chosen each time, so that the p has to come from permuted labels.
+    names = [f"{kind}_{i}" for kind in ("ecs_0", "pks") for i in range(30)]
+    frame = pd.concat(
+        [frame[["group", "item", "label", "length"]], pd.DataFrame(rng.random((120, 60)), columns=names)], axis=1
+    )
+    frame["source"] = frame["group"]
+    more = frame[frame["group"].isin([f"r{i}" for i in range(20)])].assign(label=-1)
+    more = more.assign(group="z" + more["group"], source="z" + more["source"])
+    both = Records(pd.concat([frame, more], ignore_index=True), None, {"counts": {}})
+    known = Records(frame, None, {"counts": {}})
+    params = DetectScore(folds=3)
+    with_them, without = DETECT.score(both, params), DETECT.score(known, params)
+    assert with_them.metrics == pytest.approx(without.metrics, rel=1e-12)
+    assert with_them.undefined == without.undefined
+    ((level, message),) = audits.responses_unlabelled.rule(Audited(DETECT, both, with_them, params))
+    assert (level, "20 of 80 responses have no label" in message) == ("info", True)
+    assert not [*audits.responses_unlabelled.rule(Audited(DETECT, known, without, params))]

@@ -150,6 +150,17 @@ def columns_unused(audited: Audited) -> Iterator[Doubt]:
         yield "info", f"{len(names)} columns of the data are not used: {', '.join(map(repr, names))}"
 
 
+@check("responses have no label", "label them, or leave them to `apply`")
+def responses_unlabelled(audited: Audited) -> Iterator[Doubt]:
+    known = audited.records.frame.groupby("group")["label"].max() >= 0
+    if unknown := int((~known).sum()):
+        yield (
+            "info",
+            f"{unknown} of {len(known)} responses have no label: they are scored by what the others teach, and no"
+            " figure counts them",
+        )
+
+
 @check(
     "answers stand inside an open chain of thought",
     'set template_options={"enable_thinking": false}, where the chat template reads that',
