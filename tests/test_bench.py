@@ -9,9 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.detect.bench import extractor as bench
-from experiments.detect.inference import extract
-from experiments.detect.inference.embed import embedder
 from experiments.models import packed
+from experiments.redeep import extract
+from experiments.redeep.embed import embedder
 
 SMALL = bench.Case(200, responses=2, response=60, layers=2, heads=4, hidden=64, ffn=128, vocabulary=500)
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from experiments.detect.inference.data import Sample, read
+from experiments.detect.inference.data import read
 from experiments.detect.scoring.released import read_released
+from experiments.redeep.sample import Sample
 from harness.stage import BadInput
 
 Json = dict[str, Any]

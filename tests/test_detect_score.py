@@ -16,12 +16,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from experiments.detect import DETECT
-from experiments.detect.scoring.detectors import FITS, rule
-from experiments.detect.scoring.fitted import SCORE, Fitted
 from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.records import read_responses
 from experiments.detect.scoring.released import read_released
-from experiments.detect.scoring.responses import Responses, read_responses
+from experiments.detect.scoring.score import rule
 from experiments.protocols import Scorer, out_of_fold
+from experiments.redeep.fits import FITS
+from experiments.redeep.fitted import SCORE, Fitted
+from experiments.redeep.responses import Responses
 from experiments.statistics import best_f1_threshold
 from harness.running.audit import audit
 from harness.stage import Audited, BadInput, Records, Report

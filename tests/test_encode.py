@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.detect.inference.data import Sample, Spans
-from experiments.detect.inference.encode import Encoded, Span, encode, sentences
 from experiments.models.language import LanguageModel, load
+from experiments.redeep.encode import Encoded, Span, encode, sentences
+from experiments.redeep.sample import Sample, Spans
 from harness.stage import BadInput
 from tests.tiny import TEXT, save_llama
 

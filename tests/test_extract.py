@@ -15,11 +15,12 @@ import transformers
 
 from docs import architectures
 from experiments.detect.bench import baseline
-from experiments.detect.inference import data, extract
-from experiments.detect.inference.embed import embedder
-from experiments.detect.inference.encode import Encoded, encode
+from experiments.detect.inference import data
 from experiments.models import language, packed
 from experiments.models.language import LanguageModel
+from experiments.redeep import extract
+from experiments.redeep.embed import embedder
+from experiments.redeep.encode import Encoded, encode
 from tests import tiny
 
 SIZE = {

@@ -20,10 +20,10 @@ from scipy.special import log_softmax, softmax
 from experiments.detect import DETECT
 from experiments.detect.bench import baseline
 from experiments.detect.inference import compute
-from experiments.detect.inference import embed as embedding
-from experiments.detect.inference.data import Sample
-from experiments.detect.inference.encode import Encoded, Span, encode
 from experiments.models.language import LanguageModel, load
+from experiments.redeep import embed as embedding
+from experiments.redeep.encode import Encoded, Span, encode
+from experiments.redeep.sample import Sample
 from harness.measuring.clock import Clock
 from harness.running import hardware, run
 from harness.running.settings import resolve

@@ -17,14 +17,14 @@ from experiments import statistics
 from experiments.detect import DETECT
 from experiments.detect.bench import scoring as bench_score
 from experiments.detect.scoring import grid
-from experiments.detect.scoring.detectors import best_alpha, fit_linear
-from experiments.detect.scoring.fitted import SCORE
 from experiments.detect.scoring.grid import score_table
 from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.records import read_responses
 from experiments.detect.scoring.released import read_released
-from experiments.detect.scoring.responses import read_responses
 from experiments.judging import Judge
+from experiments.redeep.fits import best_alpha, fit_linear
+from experiments.redeep.fitted import SCORE
 from harness.running.audit import audit
 from harness.stage import Audited, BadInput, Records, Undefined
 from tests.tiny import features

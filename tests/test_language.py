@@ -112,7 +112,7 @@ def test_a_batch_takes_four_fifths_of_what_is_free(
 
 def encoded(folder: Path) -> list[Any]:
     from experiments.detect.inference import data
-    from experiments.detect.inference.encode import encode
+    from experiments.redeep.encode import encode
 
     samples = data.read(folder / "data.jsonl").samples
     described = language.describe(str(folder / "model"))

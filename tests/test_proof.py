@@ -16,11 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 from docs import architectures
-from experiments.detect.inference import data, extract
-from experiments.detect.inference.embed import embedder
-from experiments.detect.inference.encode import encode
+from experiments.detect.inference import data
 from experiments.models import language
 from experiments.models.language import LanguageModel
+from experiments.redeep import extract
+from experiments.redeep.embed import embedder
+from experiments.redeep.encode import encode
 from harness.stage import BadInput
 from tests import tiny
 from tests.test_resume import execute as execute_with

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from experiments.detect import DETECT
 from experiments.detect.inference import reads as module
-from experiments.detect.inference.data import Sample
-from experiments.detect.inference.encode import encode
 from experiments.models import files, language
+from experiments.redeep.encode import encode
+from experiments.redeep.sample import Sample
 from harness.running import hardware, run
 from harness.running.settings import resolve
 

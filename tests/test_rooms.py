@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import STAGES
 from harness.running import code
 
 ROOT = Path(__file__).parent.parent
@@ -116,4 +117,15 @@ def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
 
 def test_inference_knows_nothing_of_scoring_or_of_a_benchmark() -> None:
     strays = [f"{a} -> {b}" for a, b in ARROWS if ".inference" in a and (".scoring" in b or ".bench" in b)]
+    assert not strays
+
+
+def test_no_stage_imports_another_nor_does_what_stages_share_import_a_stage() -> None:
+    stages = {stage.package for stage in STAGES}
+
+    def stage_of(module: str) -> str | None:
+        return next((package for package in stages if f"{module}.".startswith(f"{package}.")), None)
+
+    inside = [(a, b) for a, b in ARROWS if a != "experiments" and a.startswith("experiments.")]
+    strays = [f"{a} -> {b}" for a, b in inside if stage_of(b) not in {None, stage_of(a)}]
     assert not strays

@@ -13,12 +13,14 @@ import pandas as pd
 from docs.measured import CATCH, COVERAGE, FALSE_ALARM, Row, row
 from experiments import protocols, statistics, trivial
 from experiments.detect import DETECT
-from experiments.detect.scoring.detectors import FITS, rule
-from experiments.detect.scoring.fitted import SCORE
 from experiments.detect.scoring.params import DetectScore
-from experiments.detect.scoring.responses import Responses, read_responses
+from experiments.detect.scoring.records import read_responses
+from experiments.detect.scoring.score import rule
 from experiments.judging import Judge
 from experiments.protocols import Way
+from experiments.redeep.fits import FITS
+from experiments.redeep.fitted import SCORE
+from experiments.redeep.responses import Responses
 from harness.running import hardware
 from harness.running.settings import Plan, resolve
 from harness.stage import Records, Report

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from experiments.detect.inference.embed import Embed, Vectors
-from experiments.detect.inference.encode import Encoded, Span
-from experiments.detect.inference.extract import TOP_SHARE, Head
 from experiments.models.language import LanguageModel
+from experiments.redeep.embed import Embed, Vectors
+from experiments.redeep.encode import Encoded, Span
+from experiments.redeep.extract import TOP_SHARE, Head
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from experiments.detect.bench import baseline
-from experiments.detect.inference import extract
-from experiments.detect.inference.data import Sample
-from experiments.detect.inference.embed import embedder
-from experiments.detect.inference.encode import Encoded, Span
 from experiments.models import packed
 from experiments.models.language import LanguageModel
+from experiments.redeep import extract
+from experiments.redeep.embed import embedder
+from experiments.redeep.encode import Encoded, Span
+from experiments.redeep.sample import Sample
 from harness.measuring.memory import peak_rss, reset_peak_rss
 from harness.progress import working
 

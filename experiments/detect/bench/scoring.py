@@ -16,11 +16,11 @@ from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import MinMaxScaler
 
-from experiments.detect.scoring.detectors import rule
 from experiments.detect.scoring.grid import score_table
 from experiments.detect.scoring.params import DetectScore
+from experiments.detect.scoring.records import read_responses
 from experiments.detect.scoring.released import read_released
-from experiments.detect.scoring.responses import read_responses
+from experiments.detect.scoring.score import rule
 from experiments.protocols import folds
 from harness.progress import working
 from harness.stage import Records

@@ -8,10 +8,10 @@ import numpy as np
 
 from experiments.arrays import Floats
 from experiments.detect.inference.compute import Extract, free_bytes, load
-from experiments.detect.inference.encode import Encoded
-from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models.language import LanguageModel
+from experiments.redeep.encode import Encoded
+from experiments.redeep.extract import Features, Head
 from harness.progress import counted
 
 

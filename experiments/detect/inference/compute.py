@@ -11,12 +11,12 @@ import pandas as pd
 import psutil
 import torch
 
-from experiments.detect.inference import extract
-from experiments.detect.inference.embed import embedder
-from experiments.detect.inference.encode import Encoded
-from experiments.detect.inference.extract import Features, Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.models import language
+from experiments.redeep import extract
+from experiments.redeep.embed import embedder
+from experiments.redeep.encode import Encoded
+from experiments.redeep.extract import Features, Head
 from harness.measuring.clock import Clock
 from harness.measuring.memory import peak_rss, reset_peak_rss
 from harness.running.work import Compute, Part

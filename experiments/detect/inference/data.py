@@ -15,30 +15,12 @@ from pydantic_core import from_json
 
 from experiments.detect.inference.formats import READ, rows
 from experiments.detect.inference.rows import Label, Own, Response, Source, first_fault, label_fault, misspelt
+from experiments.redeep.sample import Sample, Spans
 from harness.stage import BadInput
 
 FORMATS = f"a RAGTruth folder, or {READ}, with id, prompt, response and optionally labels, group, task, split"
 RAGTRUTH_FILES = ("response.jsonl", "source_info.jsonl")
-Spans = tuple[tuple[int, int], ...]
 _FIRST = 5  # faults that are told one by one
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One response to one prompt; `spans` are its hallucinated characters [start, end), sorted and distinct.
-
-    A label of 1 for the response as a whole is one span over all of it, and None says that nothing is known.  Folds
-    must keep a `group` together.
-    """
-
-    id: str
-    prompt: str
-    response: str
-    spans: Spans | None
-    group: str
-    task: str | None = None
-    split: str | None = None
-    generator: str | None = None
 
 
 class Data(NamedTuple):

@@ -6,15 +6,17 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from experiments.detect.inference import data, extract, inputs
+from experiments.detect.inference import data, inputs
 from experiments.detect.inference.check import check
 from experiments.detect.inference.compute import Extract, Extraction, attending, find_batch_tokens, load, tidy_up
-from experiments.detect.inference.encode import Encoded, encode
-from experiments.detect.inference.extract import Head
 from experiments.detect.inference.params import DetectInfer
 from experiments.detect.inference.reads import reads
 from experiments.models import chat, files, language
 from experiments.models.proof import Proof
+from experiments.redeep import extract
+from experiments.redeep.encode import Encoded, encode
+from experiments.redeep.extract import Head
+from experiments.redeep.sample import Sample
 from harness.measuring.clock import Clock
 from harness.progress import working
 from harness.running import cache
@@ -80,15 +82,15 @@ def _road(config: Any, proof: Proof) -> dict[str, Any]:
     return {"taken": proof.road, "why": proof.why_alone, "attend": len(proof.heads), "layers": layers}
 
 
-def _prompts_together(samples: list[data.Sample]) -> Iterator[data.Sample]:
+def _prompts_together(samples: list[Sample]) -> Iterator[Sample]:
     """The samples, those with the same prompt (and response) after each other, in order of first appearance."""
-    by_prompt: dict[str, dict[str, list[data.Sample]]] = {}
+    by_prompt: dict[str, dict[str, list[Sample]]] = {}
     for sample in samples:
         by_prompt.setdefault(sample.prompt, {}).setdefault(sample.response, []).append(sample)
     return (sample for group in by_prompt.values() for same in group.values() for sample in same)
 
 
-def _encoded(params: DetectInfer, model: language.Reader, samples: Iterable[data.Sample]) -> Iterator[Encoded]:
+def _encoded(params: DetectInfer, model: language.Reader, samples: Iterable[Sample]) -> Iterator[Encoded]:
     """Tokenise only when a batch is put together, so that memory does not grow with the data."""
     told = chat.Told(params.template_date, params.system_prompt, params.template_options)
     for sample in samples:
@@ -113,7 +115,7 @@ def _timed(clock: Clock, encoded: Iterator[Encoded]) -> Iterator[Encoded]:
 
 
 def _batch_tokens(
-    params: DetectInfer, model: language.Reader, extract_batch: Extract, samples: list[data.Sample], context: Context
+    params: DetectInfer, model: language.Reader, extract_batch: Extract, samples: list[Sample], context: Context
 ) -> int:
     """The batch size given, or found for this model on this hardware; the longest sample warms up either way."""
     (longest,) = _encoded(params, model, [max(samples, key=lambda sample: len(sample.prompt) + len(sample.response))])
@@ -136,7 +138,7 @@ def _check(
     model: language.LanguageModel,
     extract_batch: Extract,
     heads: list[Head],
-    samples: list[data.Sample],
+    samples: list[Sample],
     context: Context,
 ) -> dict[str, Any]:
     """Compare a few samples from all over the data with fp32, when anything less precise is used."""

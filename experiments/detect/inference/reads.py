@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.detect.inference.encode import Encoded
 from experiments.models import packed
 from experiments.models.language import LanguageModel
+from experiments.redeep.encode import Encoded
 from harness.progress import counted
 
 _PROMPTS, _TOKENS = 8, 128  # read at most, and of each

@@ -12,13 +12,13 @@ import pandas as pd
 
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
-from experiments.detect.scoring.detectors import best_alpha, best_columns, choose_heads, rule
-from experiments.detect.scoring.fitted import Scale
 from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
-from experiments.detect.scoring.responses import Columns, Responses
-from experiments.detect.scoring.score import figures_of, judged_by, read_judged
+from experiments.detect.scoring.score import figures_of, judged_by, read_judged, rule
 from experiments.protocols import folds
+from experiments.redeep.fits import best_alpha, best_columns, choose_heads
+from experiments.redeep.fitted import Scale
+from experiments.redeep.responses import Columns, Responses
 from harness.stage import Records, Report, Undefined
 
 # How many heads (0: those that the settings name) and layers are summed, alpha, m.

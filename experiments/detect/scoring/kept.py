@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from experiments import protocols
 from experiments.detect.inference.params import SAMPLES, DetectInfer
 from experiments.detect.inference.rows import first_fault
-from experiments.detect.scoring.detectors import FITS, rule
-from experiments.detect.scoring.fitted import SCORE, Fitted
 from experiments.detect.scoring.params import DetectScore
-from experiments.detect.scoring.responses import read_responses
+from experiments.detect.scoring.records import read_responses
+from experiments.detect.scoring.score import rule
+from experiments.redeep.fits import FITS
+from experiments.redeep.fitted import SCORE, Fitted
 from harness.stage import BadInput, Records
 
 # Settings that say which data are read, what is kept of them, or only how fast: they are not the detector's.

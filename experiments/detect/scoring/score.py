@@ -11,12 +11,13 @@ import pandas as pd
 
 from experiments import protocols, statistics, trivial
 from experiments.arrays import Floats, Ints
-from experiments.detect.scoring.detectors import FITS, rule
-from experiments.detect.scoring.fitted import SCORE
 from experiments.detect.scoring.params import DetectScore
-from experiments.detect.scoring.responses import Columns, Responses, read_responses
+from experiments.detect.scoring.records import read_responses
 from experiments.judging import Judge
-from experiments.protocols import Way
+from experiments.protocols import Rule, Way
+from experiments.redeep.fits import FITS
+from experiments.redeep.fitted import SCORE
+from experiments.redeep.responses import Columns, Responses
 from harness.stage import HELD_OUT, BadInput, Late, Records, Report, Undefined, judged_on
 
 _FIGURES = "experiments.detect.scoring.figures"
@@ -64,6 +65,12 @@ def figures_of(cases: Responses, params: DetectScore, names: Collection[str]) ->
         for name in told.keys() - set(names):
             del told[name]
     return report
+
+
+def rule(params: DetectScore) -> Rule:
+    """How the settings have responses called, and parted into folds."""
+    threshold = None if params.threshold == "auto" else float(params.threshold)
+    return Rule({SCORE: threshold}, params.folds, params.fold_seed)
 
 
 def judged_by(cases: Responses, protocol: str) -> str:

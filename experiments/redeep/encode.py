@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.detect.inference.data import Sample, Spans
 from experiments.models import chat
 from experiments.models.language import Reader
+from experiments.redeep.sample import Sample, Spans
 from experiments.sentences import sentence_ranges
 from harness.stage import BadInput
 

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from experiments.detect.inference.embed import Embed
-from experiments.detect.inference.encode import Encoded, Span
 from experiments.models import packed
 from experiments.models.language import LanguageModel
+from experiments.redeep.embed import Embed
+from experiments.redeep.encode import Encoded, Span
 from harness.stage import BadInput
 
 Head = tuple[int, int]  # layer, head

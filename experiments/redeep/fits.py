@@ -1,18 +1,17 @@
-"""The detectors of `detect`: the columns that tell responses apart, and three ways to combine those."""
+"""ReDeEP's detectors: the columns that tell responses apart, and three ways to combine those."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
-from experiments.detect.scoring.fitted import SCORE, Ensemble, Fitted, Linear, Logistic, Scale
-from experiments.detect.scoring.params import DetectScore
-from experiments.detect.scoring.responses import Columns, Responses
-from experiments.protocols import Rule
+from experiments.redeep.fitted import SCORE, Ensemble, Fitted, Linear, Logistic, Scale
+from experiments.redeep.responses import Columns, Responses
 from harness.stage import BadInput
 
 _ALPHA_MAX = 10.0
@@ -21,7 +20,30 @@ _BINS = 16_381  # of alpha's range; a prime, so that no border is a ratio of sma
 _NARROW = 1e-9  # an interval of alpha this narrow is the work of rounding
 
 
-def fit_linear(train: Responses, params: DetectScore) -> Linear:
+class Settings(Protocol):
+    """What is chosen, and how it is weighed; a stage declares and bounds these settings as its own."""
+
+    @property
+    def heads(self) -> str:
+        """`auto`: the `top_n` best; `all`; or layer.head pairs such as 3.0,5.2."""
+
+    @property
+    def select(self) -> str:
+        """What ranks heads and layers: auc, or mutual_info."""
+
+    @property
+    def top_n(self) -> int: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def alpha(self) -> float | Literal["best"]: ...
+    @property
+    def m(self) -> float: ...
+    @property
+    def fold_seed(self) -> int: ...
+
+
+def fit_linear(train: Responses, params: Settings) -> Linear:
     """The published combination: m * PKS - alpha * ECS, each a min-max scaled sum of the chosen columns."""
     layers = best_columns(train.pks, train.label, params.top_k, params)
     heads = choose_heads(train, params)
@@ -75,7 +97,7 @@ def best_alpha(labels: Ints, ecs: Floats, pks: Floats, m: float) -> float:
     return max((middle, 0.0, _ALPHA_MAX), key=lambda alpha: statistics.auc(labels, m * pks - alpha * ecs))
 
 
-def fit_logistic(train: Responses, params: DetectScore) -> Logistic:
+def fit_logistic(train: Responses, params: Settings) -> Logistic:
     """Strongly regularised logistic regression on each response's mean, max, min and std of every column.
 
     PKS enters on a log scale, floored at the smallest positive value seen in training.
@@ -101,7 +123,7 @@ def fit_logistic(train: Responses, params: DetectScore) -> Logistic:
     )
 
 
-def fit_ensemble(train: Responses, params: DetectScore) -> Ensemble:
+def fit_ensemble(train: Responses, params: Settings) -> Ensemble:
     """Mean of the linear and the logistic detector, each put on its rank among the training scores."""
     linear, logistic = fit_linear(train, params), fit_logistic(train, params)
     return Ensemble(
@@ -112,20 +134,14 @@ def fit_ensemble(train: Responses, params: DetectScore) -> Ensemble:
     )
 
 
-FITS: Mapping[str, Callable[[Responses, DetectScore], Fitted]] = {
+FITS: Mapping[str, Callable[[Responses, Settings], Fitted]] = {
     "linear": fit_linear,
     "logistic": fit_logistic,
     "ensemble": fit_ensemble,
 }
 
 
-def rule(params: DetectScore) -> Rule:
-    """How the settings have responses called, and parted into folds."""
-    threshold = None if params.threshold == "auto" else float(params.threshold)
-    return Rule({SCORE: threshold}, params.folds, params.fold_seed)
-
-
-def choose_heads(train: Responses, params: DetectScore) -> list[str]:
+def choose_heads(train: Responses, params: Settings) -> list[str]:
     """The ECS columns that the settings name: the best on these spans, all, or those listed."""
     if params.heads == "auto":
         return best_columns(train.ecs, 1 - train.label, params.top_n, params)
@@ -140,7 +156,7 @@ def choose_heads(train: Responses, params: DetectScore) -> list[str]:
     return names
 
 
-def best_columns(columns: Columns, label: Ints, count: int, params: DetectScore) -> list[str]:
+def best_columns(columns: Columns, label: Ints, count: int, params: Settings) -> list[str]:
     """The `count` columns that tell label 1 best on these spans, best first; earlier columns win ties."""
     if params.select == "auc":
         rows = np.ascontiguousarray(columns.values.T)

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import expit
 
 from experiments.arrays import Floats
-from experiments.detect.scoring.responses import Responses
 from experiments.protocols import Scores
+from experiments.redeep.responses import Responses
 
 SCORE = "score"  # of a response, beside which a detector may tell its parts
 
