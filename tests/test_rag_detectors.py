@@ -31,9 +31,7 @@ def load(setup: Any) -> Any:
 
 BREVITY = Detector(
     "brevity",
-    ("brevity_least",),
-    low=0.0,
-    high=1.0,
+    {"brevity_least": (0.0, 1.0)},
     colour="#123456",
     reads=Late(__name__, "load"),
     scores=lambda frame, params: 1 - frame["brevity_least"] if "brevity_least" in frame else None,

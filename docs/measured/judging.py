@@ -124,7 +124,8 @@ def _calls(rng: np.random.Generator, prompts: int, common: float, rate: Floats) 
     for share in rate:
         calls = np.where(hard < share, 1 - labels, labels).astype(np.float64)
         judged: Judged[Answers] = Judged({}, {"calls": calls}, ())
-        judge, report = Judge(Answers(frame, frame[[]]), lambda fit, rule, judged=judged: judged), Report()  # type: ignore[misc]
+        answers = Answers(frame, frame[[]], {}, np.zeros(len(frame), np.int64))
+        judge, report = Judge(answers, lambda fit, rule, judged=judged: judged), Report()  # type: ignore[misc]
         for kind in ("f1", "precision", "recall", "accuracy"):
             judge.measure_calls(report, kind, "calls")
         reports.append(report)

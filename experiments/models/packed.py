@@ -91,6 +91,19 @@ def forward(
     return [states[where] for where in layout.slices]
 
 
+@contextmanager
+def attending(model: Model) -> Iterator[None]:
+    """Within it a model attends as `forward` needs it to, whatever attention it has besides, to generate by."""
+    own = model.network.config._attn_implementation
+    if own != PACKED:
+        model.network.set_attn_implementation(PACKED)
+    try:
+        yield
+    finally:
+        if own != PACKED:
+            model.network.set_attn_implementation(own)
+
+
 def chunks(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Consecutive indices of `lengths` that sum to at most `tokens`; what is longer stands alone."""
     chunk: list[int] = []

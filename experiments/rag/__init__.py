@@ -23,7 +23,7 @@ def _strata(frame: pd.DataFrame) -> tuple[pd.Series[Any], pd.Series[int]]:
 
 def _feature_ranges(records: Records) -> dict[str, tuple[float, float]]:
     """What every detector says of its own columns."""
-    return {column: (detector.low, detector.high) for detector in DETECTORS for column in detector.columns}
+    return {column: ends for detector in DETECTORS for column, ends in detector.ranges.items()}
 
 
 RAG = Stage(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 FUSED = "fused"  # the name of what is made of all of them
 _READERS = "experiments.rag.inference"
+_SHARE, _COSINE = (0.0, 1.0), (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,25 @@ class Detector:
     """One way to tell hallucinated answers: what it reads, what that may be, and how it becomes a score.
 
     `reads` loads, from what there is to read with (a Setup), what reads answers, or None; it must lie in `inference`,
-    whose code is in the cache key.  All columns that it gives begin with the detector's name; `columns` are its
-    features, which lie from `low` to `high`.  `scores` makes of them a number from 0 to 1 an answer, higher for more
-    hallucinated, or None where records hold none of them, given the settings of scoring.  `faster` is the setting whose
-    rise speeds up reading.
+    whose code is in the cache key.  All columns that it gives begin with the detector's name; `ranges` says in which
+    closed range its features lie, by what their names begin with.  `scores` makes of them a number from 0 to 1 an
+    answer, higher for more hallucinated, or None where records hold none of them, given the settings of scoring; one
+    that has to learn `learns` it from answers and their labels instead.  `no_probability` says why a score is none, if
+    it is not meant to be.  `faster` is the setting whose rise speeds up reading.
     """
 
     name: str
-    columns: tuple[str, ...]
-    low: float
-    high: float
+    ranges: Mapping[str, tuple[float, float]]
     colour: str
     reads: Late
-    scores: Callable[[pd.DataFrame, Any], pd.Series[float] | None]
+    scores: Callable[[pd.DataFrame, Any], pd.Series[float] | None] = lambda frame, params: None
+    learns: Late | None = None
+    no_probability: Callable[[Any], str] = lambda params: ""
     faster: str | None = None
+
+    def features(self, frame: pd.DataFrame) -> list[str]:
+        """The columns of records that are its features."""
+        return [str(name) for name in frame if str(name).startswith(tuple(self.ranges))]
 
 
 def _unsupported(frame: pd.DataFrame, *columns: str) -> pd.Series[float] | None:
@@ -51,18 +58,14 @@ def _lexical(frame: pd.DataFrame, params: Any) -> pd.Series[float] | None:
 DETECTORS = (
     Detector(
         "lexical",
-        ("lexical_tokens_min", "lexical_tokens_mean", "lexical_entities_min", "lexical_entities_mean"),
-        low=0.0,
-        high=1.0,
+        {"lexical_tokens_": _SHARE, "lexical_entities_": _SHARE},
         colour="#3b76af",
         reads=Late(f"{_READERS}.lexical", "load"),
         scores=_lexical,
     ),
     Detector(
         "nli",
-        ("nli_min", "nli_mean"),
-        low=0.0,
-        high=1.0,
+        {"nli_min": _SHARE, "nli_mean": _SHARE},
         colour="#c8553d",
         reads=Late(f"{_READERS}.nli", "load"),
         scores=lambda frame, params: _unsupported(frame, f"nli_{params.aggregation}"),
@@ -70,31 +73,38 @@ DETECTORS = (
     ),
     Detector(
         "similarity",
-        ("similarity_min", "similarity_mean"),
-        low=-1.0,  # a cosine
-        high=1.0,
+        {"similarity_": _COSINE},
         colour="#6a9a58",
         reads=Late(f"{_READERS}.similarity", "load"),
         scores=lambda frame, params: _unsupported(frame, f"similarity_{params.aggregation}"),
     ),
     Detector(
         "string",
-        ("string_rouge", "string_chrf", "string_levenshtein"),
-        low=0.0,
-        high=1.0,
+        {"string_rouge": _SHARE, "string_chrf": _SHARE, "string_levenshtein": _SHARE},
         colour="#8a6bb0",
         reads=Late(f"{_READERS}.judge", "load_strings"),
         scores=lambda frame, params: _unsupported(frame, f"string_{params.string_metric}"),
     ),
     Detector(
         "ragas",
-        ("ragas_faithfulness", "ragas_relevancy", "ragas_precision"),
-        low=-1.0,  # relevancy is a cosine
-        high=1.0,
+        {"ragas_faithfulness": _SHARE, "ragas_relevancy": _COSINE, "ragas_precision": _SHARE},
         colour="#d49a3a",
         reads=Late(f"{_READERS}.judge", "load_judged"),
         scores=lambda frame, params: _unsupported(frame, f"ragas_{params.ragas_metric}"),
         faster="in_flight",
+    ),
+    Detector(
+        "redeep",
+        {"redeep_ecs_": _COSINE, "redeep_pks_": (0.0, math.log(2))},
+        colour="#4aa3a3",
+        reads=Late(f"{_READERS}.redeep", "load"),
+        learns=Late("experiments.rag.scoring.redeep", "learn"),
+        no_probability=lambda params: (
+            "a weighted sum is no probability; redeep_scorer=logistic gives one"
+            if params.redeep_scorer != "logistic"
+            else ""
+        ),
+        faster="redeep_tokens",
     ),
 )
 

@@ -18,9 +18,9 @@ Vectors = NDArray[np.float32]
 Embed = Callable[[list[str]], Vectors]
 
 
-def embedder(name: str, model: LanguageModel, batch_tokens: int) -> Embed:
+def embedder(name: str, model: LanguageModel, batch_tokens: int, setting: str = "embedder") -> Embed:
     """A function from texts to (texts, dimensions) vectors of length 1; each distinct text is computed once."""
-    compute = _own_states(model, batch_tokens) if name == "model" else _sentence_transformer(name)
+    compute = _own_states(model, batch_tokens) if name == "model" else _sentence_transformer(name, setting)
 
     def embed(texts: list[str]) -> Vectors:
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
@@ -46,7 +46,7 @@ def _own_states(model: LanguageModel, batch_tokens: int) -> Embed:
     return embed
 
 
-def _sentence_transformer(name: str) -> Embed:
+def _sentence_transformer(name: str, setting: str) -> Embed:
     try:
         with working(f"load {name}"):
             from sentence_transformers import (
@@ -55,7 +55,7 @@ def _sentence_transformer(name: str) -> Embed:
 
             encoder = SentenceTransformer(name)
     except (OSError, ValueError) as error:
-        raise BadInput(f"embedder = {name}: cannot be loaded as a sentence-transformers model: {error}") from error
+        raise BadInput(f"{setting} = {name}: cannot be loaded as a sentence-transformers model: {error}") from error
 
     def embed(texts: list[str]) -> Vectors:
         vectors: Vectors = encoder.encode(texts, normalize_embeddings=True, show_progress_bar=False)

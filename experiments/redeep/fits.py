@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
+from experiments.columns import Columns
 from experiments.redeep.fitted import SCORE, Ensemble, Fitted, Linear, Logistic, Scale
-from experiments.redeep.responses import Columns, Responses
+from experiments.redeep.responses import Responses
 from harness.stage import BadInput
 
 _ALPHA_MAX = 10.0

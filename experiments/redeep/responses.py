@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -12,37 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiments.arrays import Floats, Ints
+from experiments.columns import Columns
 from experiments.protocols import Words
 
 _KEPT = 8  # aggregates of all responses: floors of PKS differ between folds
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Features (n, c) by name: what a DataFrame would do, many times sooner for the few rows of a fold."""
-
-    names: tuple[str, ...]
-    values: Floats
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame) -> Columns:
-        """Those of a table of numbers."""
-        return cls(tuple(map(str, frame)), frame.to_numpy(np.float64))
-
-    def __getitem__(self, name: str) -> Floats:
-        """One column (n,)."""
-        return self.values[:, self.names.index(name)]
-
-    def take(self, rows: Ints) -> Columns:
-        """Some of the rows."""
-        return Columns(self.names, self.values[rows])
-
-    def sum(self, names: Sequence[str]) -> Floats:
-        """The sum of some columns (n,), one after the other, so that it is the same to the last bit wherever it is."""
-        total = np.zeros(len(self.values))
-        for name in names:
-            total = total + self[name]
-        return total
 
 
 @dataclass(frozen=True)

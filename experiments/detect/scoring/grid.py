@@ -12,13 +12,14 @@ import pandas as pd
 
 from experiments import statistics
 from experiments.arrays import Bools, Floats, Ints
+from experiments.columns import Columns
 from experiments.detect.scoring.metrics import LINEAR
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.score import figures_of, judged_by, read_judged, rule
 from experiments.protocols import folds
 from experiments.redeep.fits import best_alpha, best_columns, choose_heads
 from experiments.redeep.fitted import Scale
-from experiments.redeep.responses import Columns, Responses
+from experiments.redeep.responses import Responses
 from harness.stage import Records, Report, Undefined
 
 # How many heads (0: those that the settings name) and layers are summed, alpha, m.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from experiments.redeep.responses import Columns, Responses, Whole
+from experiments.columns import Columns
+from experiments.redeep.responses import Responses, Whole
 from harness.stage import BadInput
 
 _OF_A_SPAN = ("item", "start", "end", "text")

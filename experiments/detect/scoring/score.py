@@ -11,13 +11,14 @@ import pandas as pd
 
 from experiments import protocols, statistics, trivial
 from experiments.arrays import Floats, Ints
+from experiments.columns import Columns
 from experiments.detect.scoring.params import DetectScore
 from experiments.detect.scoring.records import read_responses
 from experiments.judging import Judge
 from experiments.protocols import Rule, Way
 from experiments.redeep.fits import FITS
 from experiments.redeep.fitted import SCORE
-from experiments.redeep.responses import Columns, Responses
+from experiments.redeep.responses import Responses
 from harness.stage import HELD_OUT, BadInput, Late, Records, Report, Undefined, judged_on
 
 _FIGURES = "experiments.detect.scoring.figures"

@@ -63,17 +63,17 @@ class Local:
 
     def __init__(self, params: RagInfer, device: str) -> None:
         self._params = params
-        self._model = language.load(params.model, params.precision, device)
-        generate.prepare(self._model)
+        self.model = language.load(params.model, params.precision, device)
+        generate.prepare(self.model)
 
     def fitting(self, prompt: Prompt) -> int:
         """How many passages, from the first, leave room for an answer in the model's window."""
         for count in range(len(prompt.passages), 0, -1):
             needed = len(self._encode(prompt._replace(passages=prompt.passages[:count]))) + self._params.max_new_tokens
-            if needed <= self._model.window:
+            if needed <= self.model.window:
                 return count
         raise BadInput(
-            f"model {self._params.model}: its window of {self._model.window} tokens does not hold one passage and"
+            f"model {self._params.model}: its window of {self.model.window} tokens does not hold one passage and"
             f" max_new_tokens = {self._params.max_new_tokens}; shorten either"
         )
 
@@ -85,7 +85,7 @@ class Local:
         batches = generate.by_length([len(ids) for ids in encoded], self._params.batch_size)
         for chosen in counted(batches, "generate", "batches"):
             found, computed, padded = generate.answer(
-                self._model, [encoded[i] for i in chosen], self._params.max_new_tokens
+                self.model, [encoded[i] for i in chosen], self._params.max_new_tokens
             )
             for i, text in zip(chosen, found, strict=True):
                 texts[i] = text
@@ -97,10 +97,10 @@ class Local:
 
     def _read(self, prompt: Prompt) -> tuple[list[int], bool]:
         """A prompt's token ids, and whether its chat template asked for today's date."""
-        tokenizer = self._model.tokenizer
+        tokenizer = self.model.tokenizer
         if self._params.chat_template and tokenizer.chat_template:
             told = chat.Told(self._params.template_date)
-            rendered = chat.render(self._model, messages(prompt), told, f"question {prompt.question}")
+            rendered = chat.render(self.model, messages(prompt), told, f"question {prompt.question}")
             return list(tokenizer(rendered.text, add_special_tokens=False)["input_ids"]), rendered.dated
         return list(tokenizer(plain(prompt))["input_ids"]), False
 

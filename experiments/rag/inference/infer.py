@@ -45,21 +45,23 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
     clock = context.clock
     with clock.spending("io"):
         dataset = data.read(params.dataset, params.limit)
-    given = not dataset.passages
+    given = not dataset.passages and params.answered_by == "auto"
     if params.label == "given" and not given:
-        raise BadInput(f"label = given: {params.dataset} brings no labels along; label=answers")
+        whose = "the model's answers have none" if not dataset.passages else f"{params.dataset} brings none along"
+        raise BadInput(f"label = given: {whose}; label=answers")
     with clock.warmup():
         tally = endpoint.Tally()
         embed = retrieve.sentence_encoder(params.encoder, context.device) if params.encoder else None
         generator = None if given else _generator(params, context.device, tally)
-        setup = Setup(params, context.device, embed, tally, alone=not isinstance(generator, Local))
-        loaded = {name: read for name, load in readers.items() if (read := load(setup)) is not None}
+        setup = Setup(params, context.device, embed, tally, generator.model if isinstance(generator, Local) else None)
+        loaded = {name: load(setup) for name, load in readers.items()}
+        reading = {name: read for name, read in loaded.items() if read is not None and not isinstance(read, str)}
     clock.forget_peak()
     with clock.spending("preprocessing"):
         queries = _given(dataset) if given else _queries(dataset, params, embed, context.seed)
     frame, failures = work(
         context,
-        here(partial(_compute, params, generator, loaded, tally)),
+        here(partial(_compute, params, generator, reading, tally)),
         _chunks(queries, params),
         lambda query: query.id,
         [query.id for query in queries],
@@ -68,7 +70,8 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
     )
     unanswered = sum(failure.row is None for failure in failures)
     counts = {"kept": len(frame), "questions": len(dataset.questions), "errors": unanswered}
-    return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given)
+    unable = {name: why for name, why in loaded.items() if isinstance(why, str)}
+    return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given, unable=unable)
 
 
 def _generator(params: RagInfer, device: str, tally: endpoint.Tally) -> Generator:
@@ -84,6 +87,8 @@ def _given(dataset: Dataset) -> list[Query]:
 
 
 def _queries(dataset: Dataset, params: RagInfer, embed: Embed | None, seed: int) -> list[Query]:
+    if not dataset.passages:  # each question has its own
+        return [Query(f"{question.id}/own", question, "given", question.knowledge) for question in dataset.questions]
     rankings = retrieve.rank(dataset, params, embed)
     queries = []
     for question in dataset.questions:

@@ -12,10 +12,14 @@ from experiments.rag.inference.params import RagInfer
 def inputs(params: RagInfer) -> dict[str, str]:
     """Content digests of the data and of every model that will be used; an endpoint's has none but its name."""
     digests = {"data": data.digest(params.dataset), "nli": files.digest_model(files.nli(params.nli))}
-    if not Path(params.dataset).expanduser().is_file():
+    if params.answered_by == "model" or not Path(params.dataset).expanduser().is_file():
         digests["model"] = (
             f"{params.model} at {params.endpoint}" if params.endpoint else files.digest_model(params.model)
         )
+    if params.redeep_model not in {"auto", "off"}:
+        digests["redeep"] = files.digest_model(params.redeep_model)
+    if params.redeep_embedder not in {"model", "states"} and Path(params.redeep_embedder).is_dir():
+        digests["redeep_embedder"] = files.digest_model(params.redeep_embedder)
     if params.encoder and Path(params.encoder).is_dir():
         digests["encoder"] = files.digest_model(params.encoder)
     return digests

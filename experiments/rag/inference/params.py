@@ -23,6 +23,9 @@ class RagInfer(Params):
     label: Annotated[Literal["auto", "answers", "given"], Decides("what counts as hallucinated")] = Field(
         "auto", description="hallucinated: as the data say (given), or no accepted answer in it (answers); auto: given"
         " where the data do")  # fmt: skip
+    answered_by: Annotated[Literal["auto", "model"], _QUESTIONS] = Field(
+        "auto", description="auto: answers that the data bring along, where they do; model: the model answers anyway"
+    )
     retriever: Annotated[Literal["bm25", "dense", "hybrid"], _ANSWERS] = Field(
         "bm25", description="what ranks passages: words, sentence embeddings, or both by reciprocal rank"
     )
@@ -62,6 +65,17 @@ class RagInfer(Params):
         "builtin", description="cross-encoder for inference: `builtin` (knows no English), a folder, a hub name"
     )
     nli_batch: int = Field(64, ge=1, le=4096, description="pairs of passage and sentence judged at once")
+    redeep_model: str = Field(
+        "auto",
+        description="language model that ReDeEP is read in: the one that answers, if it runs here (`auto`); a folder or"
+        " hub name; `off`",
+    )
+    redeep_embedder: str = Field(
+        "states",
+        description="ReDeEP: a sentence's vector from the model's states in the pass (`states`), by the model alone"
+        " (`model`), or a sentence-transformers folder or name",
+    )
+    redeep_tokens: int = Field(1024, ge=1, le=10**6, description="tokens that ReDeEP computes at once")
     detector_workers: int = Field(1, ge=1, le=8, description="detectors that read at once; 1: in turn")
     judge_endpoint: str | None = Field(
         None,

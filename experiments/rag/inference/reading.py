@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiments.models.endpoint import Tally
+    from experiments.models.language import LanguageModel
     from experiments.rag.inference.params import RagInfer
     from experiments.rag.inference.retrieve import Embed
 
@@ -27,14 +28,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class Setup:
-    """What there is to read with; `alone` where no model that answers works in this process as well."""
+    """What there is to read with; `model` is the one that answers, where it does so in this process."""
 
     params: RagInfer
     device: str
     embed: Embed | None
     tally: Tally
-    alone: bool
+    model: LanguageModel | None
+
+    @property
+    def alone(self) -> bool:
+        """Whether no model that answers works in this process as well."""
+        return self.model is None
 
 
 Read = Callable[[Sequence[Answer]], Sequence[Readings]]
-Load = Callable[[Setup], Read | None]  # None: there is nothing to read with under these settings
+# None: under these settings there is nothing to read with; a text: there should be, and why it cannot be read with.
+Load = Callable[[Setup], Read | str | None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from experiments import statistics
 from experiments.arrays import Floats, Ints
+from experiments.columns import Columns
 from experiments.protocols import Rule, Scorer, Scores, Words
 from experiments.rag.detectors import DETECTORS, FUSED
 from experiments.rag.inference.params import TIERS
@@ -33,10 +34,16 @@ _NEEDED = {
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers that say something: rows of records, and each detector's score of them (NaN: it could not be had)."""
+    """Answers that say something: rows of records, and the scores for which nothing was learnt (NaN: it has none).
+
+    `learning` are the features of those detectors that have still to learn, by detector, and `parts` (n,) what they
+    learn from to score the others; the frame is without them.
+    """
 
     frame: pd.DataFrame
     readings: pd.DataFrame
+    learning: Mapping[str, Columns]
+    parts: Ints
     words = Words("answer", "question", "tier", "hallucinated")
 
     @property
@@ -67,12 +74,13 @@ class Answers:
 
     @property
     def scores(self) -> dict[str, Floats]:
-        """Each detector's score of every answer, for which nothing was learnt."""
+        """The scores of every answer for which nothing was learnt."""
         return {str(name): self.readings[name].to_numpy(np.float64) for name in self.readings}
 
     def take(self, rows: Ints) -> Answers:
         """Some of them."""
-        return Answers(self.frame.iloc[rows], self.readings.iloc[rows])
+        learning = {name: features.take(rows) for name, features in self.learning.items()}
+        return Answers(self.frame.iloc[rows], self.readings.iloc[rows], learning, self.parts[rows])
 
     def relabelled(self, source: Ints) -> Answers:
         """Each with another's label."""
@@ -90,39 +98,85 @@ def read_answers(frame: pd.DataFrame, params: RagScore) -> Answers:
     frame = frame[frame["verdict"] != "abstained"].sort_values(["group", "item"], kind="stable", ignore_index=True)
     scored = {detector.name: detector.scores(frame, params) for detector in DETECTORS}
     readings = pd.DataFrame({name: score for name, score in scored.items() if score is not None})
-    if readings.empty and len(frame):
+    learning = {each.name: Columns.of(frame[each.features(frame)]) for each in DETECTORS if each.learns}
+    learning = {name: features for name, features in learning.items() if features.names}
+    if readings.empty and not learning and len(frame):
         raise BadInput(f"the records hold no reading of any detector: no column {', '.join(f'{n}_…' for n in scored)}")
-    return Answers(frame, readings)
+    frame = frame.drop(columns=[name for features in learning.values() for name in features.names])
+    return Answers(frame, readings, learning, _parts(frame["group"], params))
+
+
+def _parts(groups: pd.Series[Any], params: RagScore) -> Ints:
+    """Numbers that part the answers into as many parts as there are folds; a question's answers stay together."""
+    number, known = pd.factorize(groups)
+    drawn = np.random.default_rng(params.fold_seed).permutation(len(known)) % params.folds
+    return np.asarray(drawn[number], dtype=np.int64)
 
 
 def rule(answers: Answers, params: RagScore) -> Rule:
     """How every detector's scores are called: by the threshold given for the one chosen, the F1-best for the others."""
-    thresholds: dict[str, float | None] = dict.fromkeys(names(answers))
+    thresholds: dict[str, float | None] = dict.fromkeys(names(answers, params))
     if params.detector in thresholds and params.threshold != "auto":
         thresholds[params.detector] = float(params.threshold)
     return Rule(thresholds, params.folds, params.fold_seed)
 
 
-def names(answers: Answers) -> list[str]:
+def names(answers: Answers, params: RagScore) -> list[str]:
     """The detectors that there are; one alone is nothing to fuse."""
-    single = [str(name) for name in answers.readings]
-    return [*single, FUSED] if len(single) > 1 else single
+    single = [*answers.scores, *answers.learning]
+    return [*single, FUSED] if len(fused(answers, params)) > 1 else single
+
+
+def fused(answers: Answers, params: RagScore) -> list[str]:
+    """The detectors that are to be fused."""
+    return [*answers.scores, *(answers.learning if params.fuse == "all" else ())]
 
 
 def fit(train: Answers, params: RagScore) -> Scorer[Answers]:
-    """Learn to fuse from some answers; the function returned gives every detector's score of any answers."""
+    """Learn what has to be learnt from some answers; the function returned gives every detector's score of any."""
     statistics.require_two_classes(train.labels)
-    fuse = _FUSIONS[params.fusion](train.readings, train.labels) if FUSED in names(train) else None
+    taught = {name: _taught(name, features, train.labels, params) for name, features in train.learning.items()}
+    members = fused(train, params)
+    unseen = {name: _by_others(train, name, params) for name in train.learning if name in members}
+    fuse = None
+    if len(members) > 1:
+        fuse = _FUSIONS[params.fusion](train.readings.assign(**unseen), train.labels)
 
     def detect(answers: Answers) -> Scores:
+        learnt = {name: score(answers.learning[name]) for name, score in taught.items()}
         if fuse is None:
-            return answers.scores
-        whole = answers.readings.notna().all(axis=1).to_numpy()  # a fused score needs every detector's
-        fused = np.full(len(whole), np.nan)
-        fused[whole] = fuse(answers.readings[whole]) if whole.any() else 0.0
-        return {**answers.scores, FUSED: fused}
+            return answers.scores | learnt
+        scores = answers.readings.assign(**{name: learnt[name] for name in unseen})
+        whole = scores.notna().all(axis=1).to_numpy()  # a fused score needs every detector's
+        together = np.full(len(whole), np.nan)
+        together[whole] = fuse(scores[whole]) if whole.any() else 0.0
+        return {**answers.scores, **learnt, FUSED: together}
 
     return detect
+
+
+def _taught(name: str, features: Columns, labels: Ints, params: RagScore) -> Callable[[Columns], Floats]:
+    """Have a detector learn from what it has read; what it has not read it does not score."""
+    learns = next(each.learns for each in DETECTORS if each.name == name)
+    assert learns is not None
+    whole = np.flatnonzero(~np.isnan(features.values).any(axis=1))
+    learnt = learns(features.take(whole), labels[whole], params)
+
+    def score(others: Columns) -> Floats:
+        scores, read = np.full(len(others.values), np.nan), np.flatnonzero(~np.isnan(others.values).any(axis=1))
+        scores[read] = learnt(others.take(read))
+        return scores
+
+    return score
+
+
+def _by_others(train: Answers, name: str, params: RagScore) -> Floats:
+    """How a detector scores training answers (n,) when it has learnt from others: flattered scores would be trusted."""
+    features, scores = train.learning[name], np.full(len(train.labels), np.nan)
+    for part in np.unique(train.parts):
+        rest, seen = np.flatnonzero(train.parts == part), np.flatnonzero(train.parts != part)
+        scores[rest] = _taught(name, features.take(seen), train.labels[seen], params)(features.take(rest))
+    return scores
 
 
 def _mean_rank(train: pd.DataFrame, labels: Ints) -> Callable[[pd.DataFrame], Floats]:

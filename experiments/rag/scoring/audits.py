@@ -26,6 +26,12 @@ def nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
         )
 
 
+@check("a detector could not read by the model that answers", "name another model in redeep_model, or off")
+def detector_unable(audited: Audited) -> Iterator[Doubt]:
+    for name, why in audited.records.origin.get("unable", {}).items():
+        yield "warn", f"{name} is left out: {why}; redeep_model names another model to read by, or off"
+
+
 @check("questions have too few relevant passages for their tier", "read achieved/…, or lower k")
 def tier_not_achieved(audited: Audited) -> Iterator[Doubt]:
     counts = audited.records.origin.get("counts", {})

@@ -17,6 +17,9 @@ class RagScore(Params):
     fusion: Literal["rank", "logistic"] = Field(
         "rank", description="mean of the ranks among training answers, or logistic regression fitted on them"
     )
+    fuse: Literal["unlearnt", "all"] = Field(
+        "unlearnt", description="detectors that are fused: those that learn nothing of labels, or all that there are"
+    )
     aggregation: Literal["min", "mean"] = Field(
         "min", description="sentences of an answer: its least supported one, or their mean"
     )
@@ -28,6 +31,14 @@ class RagScore(Params):
     )
     ragas_metric: Literal["faithfulness", "relevancy", "precision"] = Field(
         "faithfulness", description="which of RAGAS' judged metrics"
+    )
+    redeep_scorer: Literal["linear", "logistic", "ensemble"] = Field(
+        "linear", description="ReDeEP: PKS - alpha*ECS as published, logistic regression on all heads and layers; both"
+    )
+    redeep_top_n: int = Field(3, ge=1, le=1024, description="heads summed into ECS, the best on training answers")
+    redeep_top_k: int = Field(3, ge=1, le=256, description="layers summed into PKS, the best on training answers")
+    redeep_alpha: Literal["best"] | Annotated[float, Field(ge=0, le=10)] = Field(
+        0.6, description="weight of ECS; best: where the AUC of the training answers is highest"
     )
     threshold: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "auto",

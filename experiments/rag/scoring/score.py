@@ -15,11 +15,17 @@ from experiments import judging, protocols, trivial
 from experiments.judging import Judge
 from experiments.protocols import Way
 from experiments.rag.detectors import DETECTORS, FUSED, colours
-from experiments.rag.scoring.answers import Answers, fit, names, read_answers, rule
+from experiments.rag.scoring.answers import Answers, fit, fused, names, read_answers, rule
 from experiments.rag.scoring.params import RagScore
 from harness.stage import HELD_OUT, Late, Records, Report, Undefined
 
 _FIGURES = "experiments.rag.scoring.figures"
+_NO_PROBABILITY: dict[str, Callable[[RagScore], str]] = {
+    FUSED: lambda params: (
+        "a mean of ranks is no probability; fusion=logistic gives one" if params.fusion == "rank" else ""
+    ),
+    **{detector.name: detector.no_probability for detector in DETECTORS},
+}
 _BY_TIER = ("auc", "f1", "precision", "recall", "ece", "ece_calibrated")
 
 
@@ -85,8 +91,8 @@ def _of_probabilities(
     params: RagScore, measure: Callable[..., float], judge: Judge[Answers], name: str, tier: str | None = None
 ) -> float:
     """What can be said only of scores that are probabilities."""
-    if name == FUSED and params.fusion == "rank":
-        raise Undefined("a mean of ranks is no probability; fusion=logistic gives one")
+    if why := _NO_PROBABILITY[name](params):
+        raise Undefined(why)
     return measure(judge, name, tier)
 
 
@@ -113,14 +119,22 @@ def _report(frame: pd.DataFrame, judge: Judge[Answers], params: RagScore, protoc
     judge.measure_baseline(report, "auc_length", trivial.fit_length)
     judge.measure_baseline(report, "auc_tier", trivial.fit_stratum)
     report.measure("f1_prior", judge.f1_of_all)
-    missing = {str(name): float(column.isna().sum()) for name, column in answers.readings.items()}
-    missing[FUSED] = float(answers.readings.isna().any(axis=1).sum())
-    for name in names(answers):
+    missing = _missing(answers, params)
+    for name in names(answers, params):
         _measure(report, judge, measures, name, f"/{name}")
         report.metrics[f"missing/{name}"] = missing[name]
-    _measure_agreement(report, judge)
-    _tabulate(report, frame, judge)
+    _measure_agreement(report, judge, params)
+    _tabulate(report, frame, judge, params)
     return report
+
+
+def _missing(answers: Answers, params: RagScore) -> dict[str, float]:
+    """How many answers each detector has no score of; what is fused needs all of its parts."""
+    unread = answers.readings.isna()
+    for name, features in answers.learning.items():
+        unread[name] = pd.Series(np.isnan(features.values).any(axis=1), unread.index)
+    unread[FUSED] = unread[fused(answers, params)].any(axis=1)
+    return {str(name): float(count) for name, count in unread.sum().items()}
 
 
 def _measure(
@@ -180,7 +194,7 @@ def _mean(frame: pd.DataFrame, column: str) -> float:
     return float(frame[column].mean())
 
 
-def _measure_agreement(report: Report, judge: Judge[Answers]) -> None:
+def _measure_agreement(report: Report, judge: Judge[Answers], params: RagScore) -> None:
     """Cohen's kappa of every two detectors' calls, and its mean; fused, which is made of the others, left out."""
 
     def kappa(*pair: str) -> float:
@@ -191,7 +205,7 @@ def _measure_agreement(report: Report, judge: Judge[Answers]) -> None:
         return float(cohen_kappa_score(*calls))
 
     rows = []
-    for first, second in combinations(judge.cases.scores, 2):
+    for first, second in combinations([name for name in names(judge.cases, params) if name != FUSED], 2):
         name = f"agreement/{first}+{second}"
         report.measure(name, partial(kappa, first, second))
         if name in report.metrics:
@@ -206,10 +220,10 @@ def _measure_agreement(report: Report, judge: Judge[Answers]) -> None:
     report.tables["agreement"] = pd.DataFrame(rows, columns=["first", "second", "kappa"])
 
 
-def _tabulate(report: Report, frame: pd.DataFrame, judge: Judge[Answers]) -> None:
+def _tabulate(report: Report, frame: pd.DataFrame, judge: Judge[Answers], params: RagScore) -> None:
     """Each detector by tier, the scored answers, and the pictures of both."""
     report.figures["retrieval_quality"] = partial(Late(_FIGURES, "retrieval_quality"), frame)
-    answers, detectors = judge.cases, names(judge.cases)
+    answers, detectors = judge.cases, names(judge.cases, params)
     if not detectors:
         return
     table = pd.DataFrame([row for name in detectors for row in _summarised(report, answers, name)])
