@@ -69,7 +69,7 @@ def test_a_detector_added_as_one_value_is_read_scored_drawn_audited_and_offered(
     lines = result.report.figures["roc"]().axes[0].lines
     assert "#123456" in [line.get_color() for line in lines]
     assert "brevity_least" not in result.report.tables["answers"]
-    assert describe(extended.score_params.model_fields["detector"])[0].endswith("|ragas|brevity")
+    assert describe(extended.score_params.model_fields["detector"])[0].endswith("|redeep|brevity")
     remedies = list(extended.remedies(result.plan.settings, metrics | {"seconds_per_1000/brevity": 1e9}))
     assert "limit" in {remedy.setting for remedy in remedies if remedy.goal == "speed"}
 
@@ -111,7 +111,7 @@ def test_a_stage_with_its_detectors_can_be_sent_to_another_process() -> None:
 
 @pytest.mark.parametrize("detector", DETECTORS, ids=lambda detector: detector.name)
 def test_all_that_a_detector_reads_bears_its_name(detector: Detector) -> None:
-    assert all(column.startswith(f"{detector.name}_") for column in detector.columns)
+    assert all(column.startswith(f"{detector.name}_") for column in detector.ranges)
     assert detector.reads.module in code.sources(f"{RAG.package}.inference")
     assert detector.faster is None or detector.faster in RAG.infer_params.model_fields
     empty = frame().filter(regex=f"^(?!{detector.name})")

@@ -152,7 +152,7 @@ def test_a_chat_template_is_applied_where_there_is_one(tmp_path: Path) -> None:
     prompt = Prompt("Who?", ["A passage."])
     for chat, expected in ((True, "<user>Answer the question"), (False, "Context: A passage. Request: Who? Answer:")):
         generator = Local(RagInfer(model=str(folder), chat_template=chat), "cpu")
-        assert generator._model.tokenizer.decode(generator._encode(prompt), skip_special_tokens=True).startswith(
+        assert generator.model.tokenizer.decode(generator._encode(prompt), skip_special_tokens=True).startswith(
             expected
         )
 
@@ -196,7 +196,7 @@ def test_an_interrupted_run_goes_on_with_the_chunk_it_was_in(monkeypatch: pytest
     found = execute(batch_size=2)
     assert sum(answered) == 3 * QUESTIONS
     assert found.records.cost is not None
-    assert {"generation", "lexical", "nli", "string", "detectors"} == set(found.records.cost.part_seconds)
+    assert {"generation", "lexical", "nli", "redeep", "string", "detectors"} == set(found.records.cost.part_seconds)
     assert found.metrics()["seconds_per_1000/nli"] > 0
 
 

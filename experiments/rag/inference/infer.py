@@ -47,8 +47,8 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
         dataset = data.read(params.dataset, params.limit)
     given = not dataset.passages and params.answered_by == "auto"
     if params.label == "given" and not given:
-        whose = "the model's answers have none" if not dataset.passages else f"{params.dataset} brings none along"
-        raise BadInput(f"label = given: {whose}; label=answers")
+        whose = params.dataset if dataset.passages else "a model's answer"
+        raise BadInput(f"label = given: {whose} brings no labels along; label=answers")
     with clock.warmup():
         tally = endpoint.Tally()
         embed = retrieve.sentence_encoder(params.encoder, context.device) if params.encoder else None

@@ -26,6 +26,19 @@ def nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
         )
 
 
+@check("the built-in language model answers or reads texts that are not of the built-in world", "name another model")
+def builtin_knows_no_english(audited: Audited) -> Iterator[Doubt]:
+    used, origin = audited.records.origin.get("infer", {}), audited.records.origin
+    answers = used.get("model") == "builtin" and not used.get("endpoint") and not origin.get("given")
+    does = [name for name, so in (("model", answers), ("redeep_model", used.get("redeep_model") == "builtin")) if so]
+    if does and used.get("dataset") not in {None, "builtin"}:
+        yield (
+            "warn",
+            f"{does[0]}=builtin knows the built-in world and no natural language: what it says of these data, and what"
+            f" is read of it, means nothing; name another in {does[0]}",
+        )
+
+
 @check("a detector could not read by the model that answers", "name another model in redeep_model, or off")
 def detector_unable(audited: Audited) -> Iterator[Doubt]:
     for name, why in audited.records.origin.get("unable", {}).items():
