@@ -71,8 +71,8 @@ def read(local: Local | None, answers: list[Answer], **settings: Any) -> list[An
 
 def test_what_is_read_is_what_the_simple_extractor_reads_meaned_over_sentences() -> None:
     local, answers = answered()
-    rows = read(local, answers, redeep_embedder="model", redeep_tokens=300)
-    reader = redeep._Reader.of(local.model, RagInfer(redeep_embedder="model"))
+    rows = read(local, answers, redeep_tokens=300)
+    reader = redeep._Reader.of(local.model, RagInfer())
     alone = embedder("model", local.model, 512)
 
     def embed(texts: list[str]) -> Any:
