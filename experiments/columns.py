@@ -27,10 +27,10 @@ class Columns:
         """One column (n,)."""
         return self.values[:, self.names.index(name)]
 
-    def beginning(self, prefix: str) -> Columns:
-        """Those whose name begins so."""
+    def beginning(self, prefix: str, less: str = "") -> Columns:
+        """Those whose name begins so, `less` its beginning."""
         chosen = [i for i, name in enumerate(self.names) if name.startswith(prefix)]
-        return Columns(tuple(self.names[i] for i in chosen), self.values[:, chosen])
+        return Columns(tuple(self.names[i].removeprefix(less) for i in chosen), self.values[:, chosen])
 
     def take(self, rows: Ints) -> Columns:
         """Some of the rows."""

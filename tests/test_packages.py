@@ -26,7 +26,10 @@ from tests.examples import EXAMPLES
 
 ROOT = Path(__file__).parent.parent
 MACHINE = Machine(("cpu",), "a processor", "x86_64", 1, 1.0)
-UNSEEN = {"bitsandbytes": "transformers loads it for precision=int8 and nf4 alone, which want a GPU"}
+UNSEEN = {
+    "bitsandbytes": "transformers loads it for precision=int8 and nf4 alone, which want a GPU",
+    "gguf": "transformers restores GGUF files by it",
+}
 INFER = """if True:
     import json, sys
     from contextlib import nullcontext

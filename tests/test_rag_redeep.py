@@ -84,7 +84,7 @@ def test_what_is_read_is_what_the_simple_extractor_reads_meaned_over_sentences()
         encoded = reader._encode(answer)
         assert isinstance(encoded, Encoded)
         ecs, pks = baseline.extract(local.model, encoded, reader.heads, "chunk", "jsd", embed)
-        expected = [*ecs.mean(axis=0), *pks.mean(axis=0), 0.0]
+        expected = [*ecs.mean(axis=0), *pks.mean(axis=0), 0.0, 0.0, 0.0]  # neither cut nor dated nor thinking
         np.testing.assert_allclose(list(row.values()), expected, atol=1e-5)
 
 
@@ -170,12 +170,50 @@ def test_a_model_that_cannot_be_read_answers_all_the_same_and_the_audit_says_so(
     assert "auc/lexical" in found.report.metrics
 
 
-def test_an_answer_for_which_the_window_has_no_room_is_a_failure_with_its_reason() -> None:
-    local, answers = answered(1)
-    long = Answer(answers[0].question, "Bob lives in Paris. " * 400, answers[0].passages)
-    found = read(local, [answers[0], long])
+def test_passages_for_which_the_window_has_no_room_are_left_out_and_the_question_stays() -> None:
+    local, (answer,) = answered(1)
+    long = Answer(answer.question, answer.text, answer.passages * 200)
+    reader = redeep._Reader.of(local.model, RagInfer())
+    encoded = reader._fitting(long)
+    assert isinstance(encoded, Encoded)
+    assert encoded.cut
+    assert encoded.sample.prompt.endswith(f"Request: {answer.question} Answer:")
+    whole = reader._fitting(answer)
+    assert isinstance(whole, Encoded)
+    assert not whole.cut
+
+
+def test_what_cannot_be_read_is_a_failure_only_of_a_model_that_was_named() -> None:
+    local, (answer,) = answered(1)
+    long = Answer(answer.question, "Bob lives in Paris. " * 400, answer.passages)
+    found = read(local, [answer, long])
     assert isinstance(found[0], dict)
-    assert "leave no room for a prompt" in found[1]
+    assert "leave no room for a prompt" in found[1]["error_redeep_"]
+    assert "leave no room for a prompt" in read(None, [long], redeep_model="builtin")[0]
+
+
+def test_answers_that_nobody_asked_to_have_read_do_not_end_a_run() -> None:
+    def overflowing(reader: Any, encoded: Encoded, features: Any) -> Any:
+        features.ecs[:] = np.inf
+        return plainly(reader, encoded, features)
+
+    plainly = redeep._Reader._row
+    with patch.object(redeep._Reader, "_row", overflowing):
+        found = execute(limit=6, cache="off", folds=2)
+        with pytest.raises(BadInput, match=r"max_error_rate = 0.1: .* not finite"):
+            execute(limit=6, cache="off", folds=2, redeep_model="builtin")
+    (said,) = [finding.message for finding in found.audit.findings if finding.code == "detector_unable"]
+    assert "redeep could not read 18 of 18 answers" in said
+    assert "auc/lexical" in found.report.metrics
+    assert "auc/redeep" not in found.report.metrics
+
+
+def test_a_named_model_that_thinks_or_asks_for_the_date_is_told_of(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ strftime_now('%Y') }} {{ m.content }}{% endfor %}<think>"
+    folder = str(tiny.save_llama(tmp_path / "model", chat_template=template, window=2048))
+    found = execute(limit=2, k=2, tier="high", redeep_model=folder, folds=2)
+    codes = {finding.code for finding in found.audit.findings}
+    assert {"answers_inside_thinking", "template_asks_for_date"} <= codes
 
 
 LEARNS: dict[str, Any] = {"redeep_scorer": "logistic"}
@@ -218,7 +256,7 @@ def test_the_published_combination_of_all_answers_is_that_of_a_plain_computation
     layers = sorted((f"redeep_pks_{i}" for i in range(3)), key=lambda name: -roc_auc_score(rows["label"], rows[name]))
     ecs, pks = rows[heads[:2]].sum(axis=1), rows[layers[0]]
     plain = (pks - pks.min()) / np.ptp(pks) - 0.6 * (ecs - ecs.min()) / np.ptp(ecs)
-    np.testing.assert_allclose(learnt(columns), plain, atol=1e-12)
+    np.testing.assert_allclose(learnt(columns), (plain + 0.6) / 1.6, atol=1e-12)  # between 0 and 1
 
 
 def test_what_is_fused_of_a_detector_that_learns_has_been_learnt_of_others() -> None:
@@ -245,3 +283,13 @@ def test_a_weighted_sum_is_no_probability_but_a_regression_gives_one() -> None:
     rows = planted(40, 3, 0.7)
     assert "redeep_scorer=logistic" in report(rows).undefined["ece/redeep"]
     assert report(rows, redeep_scorer="logistic").metrics["ece/redeep"] < 0.3
+
+
+@pytest.mark.parametrize("fuse", ["unlearnt", "all"])
+def test_a_detector_that_has_read_too_little_to_learn_takes_nothing_from_the_others(fuse: str) -> None:
+    rows = planted(40, 3, 0.7)
+    rows.loc[rows["label"] == 1, rows.filter(regex="^redeep_").columns] = np.nan
+    found = report(rows, fuse=fuse)
+    assert "f1/lexical" in found.metrics
+    assert "auc/redeep" in found.undefined
+    assert ("auc/fused" in found.metrics) == (fuse == "unlearnt")

@@ -32,9 +32,9 @@ DETECT = Stage(
     summary="ReDeEP hallucination detection: ECS of copying heads, PKS of layers, one forward pass a response",
     package=__name__,
     packages=(
-        "accelerate", "bitsandbytes", "httpx2", "huggingface-hub", "jinja2", "numpy", "pandas", "psutil", "pyarrow",
-        "pydantic", "pydantic-core", "safetensors", "sentence-transformers", "sentencex", "tokenizers", "torch",
-        "torchvision", "transformers",
+        "accelerate", "bitsandbytes", "gguf", "httpx2", "huggingface-hub", "jinja2", "numpy", "pandas", "psutil",
+        "pyarrow", "pydantic", "pydantic-core", "safetensors", "sentence-transformers", "sentencex", "tokenizers",
+        "torch", "torchvision", "transformers",
     ),
     infer_params=DetectInfer,
     score_params=DetectScore,

@@ -17,6 +17,7 @@ from experiments.models.chat_settings import TEMPLATE_DATE
 from experiments.models.language import Reader
 from harness.stage import BadInput, one_line, suggest
 
+_WORDS = "what the user says in rigsweep's probe"
 _PROBE = "{{ strftime_now('%Y-%m-%d') }}"
 # A chain of thought that stands open at a prompt's end: what opens it, what ends it.
 _THINKING = (
@@ -70,6 +71,12 @@ def render(model: Reader, messages: Sequence[Mapping[str, str]], told: Told, whe
             " another system_prompt where the template wants one or none"
         ) from error
     return Rendered(text, bool(asked))
+
+
+def behind(model: Reader, told: Told, where: str) -> int:
+    """How many characters a chat template writes behind what a user says, up to where the answer begins."""
+    text = render(model, [{"role": "user", "content": _WORDS}], told, where).text
+    return len(text.rpartition(_WORDS)[2]) if _WORDS in text else 0
 
 
 def require_template(model: Reader, told: Told) -> None:

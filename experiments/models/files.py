@@ -14,14 +14,16 @@ from harness.stage import BadInput, some
 
 LANGUAGE, NLI, ENCODER = (Path(__file__).with_name(name) for name in ("reference", "nli", "digits_clip"))  # built in
 _MB = 2**20
+_OF_OTHERS = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.tflite"]  # weights for other libraries
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _CONFIGS = {"open_clip": "open_clip_config.json", "transformers": "config.json"}
 
 
 def digest(files: Iterable[tuple[str, Path]]) -> str:
-    """SHA-256 over the names given and the contents of the files, in the order given."""
+    """SHA-256 over the names given and the contents of the files, in the order given: one at least."""
     named, total = list(files), hashlib.sha256()
+    assert named, "the digest of nothing would stand for anything"
     size = sum(path.stat().st_size for _, path in named)
     with working("read what the key is made of", size // _MB, "MB") as advance:
         for name, path in named:
@@ -34,9 +36,21 @@ def digest(files: Iterable[tuple[str, Path]]) -> str:
     return total.hexdigest()
 
 
-def digest_folder(folder: Path) -> str:
-    """SHA-256 over the files that lie in a folder itself, whatever order it lists them in."""
-    return digest((path.name, path) for path in sorted(folder.iterdir()) if path.is_file())
+def digest_folder(folder: Path, pattern: str = "*") -> str:
+    """SHA-256 over the files that lie in a folder itself, whatever order it lists them in; `**/*`: those below, too."""
+    return digest((str(path.relative_to(folder)), path) for path in sorted(folder.glob(pattern)) if path.is_file())
+
+
+def digest_sentence_encoder(setting: str, name: str) -> str:
+    """Content digest of a sentence-transformers model, whose modules have folders of their own, or its hub commit."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(name if "/" in name else f"sentence-transformers/{name}", f"{setting} =")
+    if folder.parent.name == "snapshots":
+        return folder.name
+    if not any(path.is_file() for path in folder.glob("**/*")):
+        raise BadInput(f"{setting} = {name}: the folder holds no file; a sentence-transformers model is needed")
+    return digest_folder(folder, "**/*")
 
 
 def brief(error: BaseException) -> str:
@@ -99,9 +113,9 @@ def nli(name: str) -> str:
     return str(NLI) if name == "builtin" else name
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, what: str = "model") -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise BadInput(f"model {name}: no such folder; a folder, `owner/name` of the Hugging Face hub or `builtin`")
+        raise BadInput(f"{what} {name}: no such folder; a folder, `owner/name` of the Hugging Face hub or `builtin`")
     from huggingface_hub import errors, snapshot_download
 
     faults = (
@@ -109,9 +123,9 @@ def _from_hub(name: str) -> Path:
         OSError,
     )  # fmt: skip
     try:
-        return Path(snapshot_download(name))
+        return Path(snapshot_download(name, ignore_patterns=_OF_OTHERS))
     except faults as error:
-        raise BadInput(f"model {name}: neither a folder nor to be had from the hub: {brief(error)}") from error
+        raise BadInput(f"{what} {name}: neither a folder nor to be had from the hub: {brief(error)}") from error
 
 
 # --- of vision encoders ----------------------------------------------------------------------------------------------

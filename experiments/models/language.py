@@ -164,15 +164,18 @@ def describe(name: str) -> Described:
     """Read a model's configuration and tokenizer, not its weights."""
     folder, in_it = files.as_named(files.locate_model(name))
     with readable(name):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **in_it)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **in_it)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **AS_DATA, **in_it)
+        config = AutoConfig.from_pretrained(folder, **AS_DATA, **in_it)
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput(f"model {name}: its tokenizer has no fast version, and character offsets need one")
     return Described(name, config, tokenizer)
 
 
+# A folder is read as it lies here, and no code that it brings along is run, nor is anybody asked whether to.
+AS_DATA: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _UNREADABLE = (
-    OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error, SafetensorError, StrictDataclassError,
+    OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, ImportError, RuntimeError,
+    struct.error, SafetensorError, StrictDataclassError,
 )  # fmt: skip
 
 
@@ -204,7 +207,7 @@ def load(
     """
     described = describe(name)
     options = _placement(device, device_map, max_memory_gb) | _numbers(name, described.config, precision, device)
-    options |= {"config": described.config, "local_files_only": True}
+    options |= {"config": described.config, **AS_DATA}
     folder, in_it = files.as_named(files.locate_model(name))
     with readable(name):
         maker, watched = _maker(described.config)

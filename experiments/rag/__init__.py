@@ -31,7 +31,7 @@ RAG = Stage(
     summary="hallucination detectors side by side, under retrieval of high, medium and low quality",
     package=__name__,
     packages=(
-        "accelerate", "bitsandbytes", "bm25s", "httpx2", "huggingface-hub", "instructor", "jinja2",
+        "accelerate", "bitsandbytes", "bm25s", "gguf", "httpx2", "huggingface-hub", "instructor", "jinja2",
         "langchain-community", "nltk", "numpy", "openai", "pandas", "psutil", "pydantic", "ragas", "rapidfuzz",
         "rouge-score", "sacrebleu", "safetensors", "scikit-learn", "sentence-transformers", "sentencex", "tokenizers",
         "torch", "torchvision", "tqdm", "transformers",

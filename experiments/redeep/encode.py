@@ -119,8 +119,10 @@ def _render(
     if not (chat_template and model.tokenizer.chat_template):
         chat.require_template(model, told)
         return chat.Rendered(prompt, dated=False), 0
-    rendered = chat.render(model, [{"role": "user", "content": prompt}], told, f"sample {sample.id}")
-    if (at := rendered.text.rfind(prompt.strip())) < 0:  # the last: the template's own words come before it
+    where = f"sample {sample.id}"
+    rendered = chat.render(model, [{"role": "user", "content": prompt}], told, where)
+    end = len(rendered.text) - chat.behind(model, told, where)
+    if (at := rendered.text.rfind(prompt.strip(), 0, end)) < 0:  # the last: what comes before may be the same words
         raise BadInput(
             f"sample {sample.id}: the chat template of {model.name} rewrites the prompt; chat_template=false"
         )

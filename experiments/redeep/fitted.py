@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from scipy.special import expit
 
 from experiments.arrays import Floats
@@ -21,7 +21,7 @@ SCORE = "score"  # of a response, beside which a detector may tell its parts
 class _Plain(BaseModel):
     """Numbers and names that JSON keeps to the last bit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Scale(_Plain):
@@ -40,12 +40,16 @@ class Scale(_Plain):
         return (values - self.low) / self.width if self.width > 0 else np.zeros_like(values)
 
 
+_Heads = tuple[Annotated[str, StringConstraints(pattern="^ecs_")], ...]
+_Layers = tuple[Annotated[str, StringConstraints(pattern="^pks_")], ...]
+
+
 class Linear(_Plain):
     """m * PKS - alpha * ECS, each a scaled sum of the chosen columns, as a mean over a response's spans."""
 
     kind: Literal["linear"] = "linear"
-    heads: tuple[str, ...]
-    layers: tuple[str, ...]
+    heads: _Heads
+    layers: _Layers
     ecs: Scale
     pks: Scale
     alpha: float
@@ -77,8 +81,8 @@ class Logistic(_Plain):
     """A logistic regression on the aggregates of some heads and of all layers, which `floor` bounds below."""
 
     kind: Literal["logistic"] = "logistic"
-    heads: tuple[str, ...]
-    layers: tuple[str, ...]
+    heads: _Heads
+    layers: _Layers
     floor: float
     centre: tuple[float, ...]
     spread: tuple[float, ...]

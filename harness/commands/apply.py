@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,12 @@ def scored(stage: Stage[Any, Any], plan: Plan, detector: Mapping[str, Any]) -> I
         detectors.require_inputs(detector, plan.stage.inputs(plan.infer))
     records, digests, _ = obtain(plan, Clock())
     if plan.infer is None:
-        detectors.require_observed(stage, detector, records.origin.get("infer", {}))
+        known = records.origin.get("infer", {})
+        if not (known and detector["observed"]):
+            whose = "the detector has learnt from" if known else "are to be scored"
+            told = f"apply: how the records that {whose} were observed is not known; scores mean nothing if otherwise"
+            print(told, file=sys.stderr)
+        detectors.require_observed(stage, detector, known)
         detectors.require_inputs(detector, digests)
     return stage.detectors.apply(detector, records)
 

@@ -5,15 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness import __version__
 from harness.progress import working
+from harness.running.settings import validate
 from harness.stage import BadInput, Params, Records, Report, Stage, Undefined, one_line
 
-_PARTS = ("stage", "observed", "digests", "environment", "figures")
+
+class _Kept(BaseModel):
+    """What any stage's detector is kept with; its own parts are the stage's to check."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    stage: str
+    observed: dict[str, Any] | None
+    digests: dict[str, str]
+    environment: dict[str, str]
+    figures: dict[str, float]
+    judged: str
+    learnt_from: dict[str, int]
+    threshold: float
 
 
 class ApplyOptions(Params):
@@ -54,12 +68,21 @@ def learnt(
 def read(path: Path) -> dict[str, Any]:
     """Read what `learnt` returned; BadInput where a file is something else."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_bytes(), parse_constant=_no_number)
+        _Kept.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"])) or "it"
+        raise BadInput(
+            f"detector {path}: is not what a run has logged as detector.json: {where}: {fault['msg'].lower()}"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"detector {path}: cannot be read: {one_line(error)[:200]}") from error
-    if not isinstance(content, dict) or not content.keys() >= set(_PARTS):
-        raise BadInput(f"detector {path}: is not what a run has logged as detector.json, which has {', '.join(_PARTS)}")
-    return content
+    return dict(content)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
 
 
 def observing(stage: Stage[Any, Any], detector: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
@@ -82,11 +105,18 @@ def require_observed(stage: Stage[Any, Any], detector: Mapping[str, Any], settin
     """Refuse settings of inference, those that there are, by which other features come about than the detector's."""
     observed, free = detector["observed"] or {}, stage.detectors.free if stage.detectors else ()
     for name in sorted(settings.keys() & observed.keys() - set(free)):
-        if str(settings[name]).lower() != str(observed[name]).lower():
+        if _one_form(stage, name, settings[name]) != _one_form(stage, name, observed[name]):
             raise BadInput(
                 f"{name} = {settings[name]}: the detector has learnt from what was observed with {name} ="
                 f" {observed[name]}, and scores nothing else"
             )
+
+
+def _one_form(stage: Stage[Any, Any], name: str, value: Any) -> Any:
+    """A setting's value, typed or recorded, as equal ones are equal."""
+    if name not in stage.infer_params.model_fields:  # what `auto` came to
+        return str(value)
+    return validate(stage.infer_params, stage, {name: value}, {name: "given"}).canonical()[name]
 
 
 def require_inputs(detector: Mapping[str, Any], digests: Mapping[str, str]) -> None:

@@ -21,6 +21,7 @@ from harness.stage import BadInput
 FORMATS = f"a RAGTruth folder, or {READ}, with id, prompt, response and optionally labels, group, task, split"
 RAGTRUTH_FILES = ("response.jsonl", "source_info.jsonl")
 _FIRST = 5  # faults that are told one by one
+_NAMED = 60  # characters of a column's name that are told
 
 
 class Data(NamedTuple):
@@ -79,7 +80,12 @@ def read(
         "unknown_columns": len(seen.unknown),
         "quality_not_good": sum(not line.good for line in whole),
     }
-    return Data(samples, counts, sorted(seen.unknown), [f"{each.file.name}, {each}" for each in seen.faults[:_FIRST]])
+    return Data(
+        samples,
+        counts,
+        sorted(name[:_NAMED] for name in seen.unknown),
+        [f"{each.file.name}, {each}" for each in seen.faults[:_FIRST]],
+    )
 
 
 class _Fault(NamedTuple):

@@ -174,14 +174,17 @@ def _parquet(path: Path, content: bytes, known: Collection[str]) -> Iterator[Row
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
         schema = file.schema_arrow
-        names, text = schema.names, [each.name for each in schema if pyarrow.types.is_string(each.type)]
+        names, text = schema.names, [each.name for each in schema if _is_text(each.type)]
+        if doubled := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise BadInput(f"{path}: column {doubled[0][:60]!r} stands there twice; each needs a name of its own")
         columns = [name for name in names if name in known]
+        nested = [name for name in columns if name not in text and pyarrow.types.is_nested(schema.field(name).type)]
         unread = dict.fromkeys(name for name in names if name not in known)
         meta, total, number = file.metadata, 0, 0
         _require_few(path, sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)))
         # Strings stay in their dictionary until their row comes: a small file may repeat a long one very often.
         file = parquet.ParquetFile(io.BytesIO(content), read_dictionary=text)
-        for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
+        for batch in file.iter_batches(batch_size=1 if nested else _ROWS, columns=columns):
             for i in range(batch.num_rows):
                 number += 1
                 row = _json({name: batch.column(name)[i].as_py() for name in columns} | unread, f"row {number}")
@@ -191,6 +194,14 @@ def _parquet(path: Path, content: bytes, known: Collection[str]) -> Iterator[Row
     except (pyarrow.ArrowException, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise BadInput(f"{path}: not Parquet as its first bytes say ({said}); allowed: {READ}") from error
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return any(
+        check(kind) for check in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    )
 
 
 def _json(row: dict[str, Any], place: str) -> Row:

@@ -204,8 +204,15 @@ def _counts(rows: list[dict[str, Any]], readers: Mapping[str, Read]) -> dict[str
     return {
         "abstained": sum(row["verdict"] == "abstained" for row in rows),
         "prompts_cut": sum(row.get("cut", False) for row in rows),
-        "cut_to_window": sum(any(row.get(f"{name}_cut", 0) > 0 for name in readers) for row in rows),
+        "cut_to_window": _told(rows, readers, "cut"),
+        "answers_inside_thinking": _told(rows, readers, "thinking"),
+        "read_by_dated_template": _told(rows, readers, "dated"),
         "too_few_relevant": sum(
             row["achieved"] < row["asked"] - 0.5 / row["passages"] for row in rows if "asked" in row
         ),
     }
+
+
+def _told(rows: Sequence[Mapping[str, Any]], readers: Mapping[str, Read], what: str) -> int:
+    """Of how many answers a detector says so."""
+    return sum(any(row.get(f"{name}_{what}", 0) > 0 for name in readers) for row in rows)

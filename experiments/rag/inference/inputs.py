@@ -18,8 +18,8 @@ def inputs(params: RagInfer) -> dict[str, str]:
         )
     if params.redeep_model not in {"auto", "off"}:
         digests["redeep"] = files.digest_model(params.redeep_model)
-    if params.redeep_embedder not in {"model", "states"} and Path(params.redeep_embedder).is_dir():
-        digests["redeep_embedder"] = files.digest_model(params.redeep_embedder)
-    if params.encoder and Path(params.encoder).is_dir():
-        digests["encoder"] = files.digest_model(params.encoder)
+    if params.redeep_embedder not in {"model", "states"}:
+        digests["redeep_embedder"] = files.digest_sentence_encoder("redeep_embedder", params.redeep_embedder)
+    if params.encoder:
+        digests["encoder"] = files.digest_sentence_encoder("encoder", params.encoder)
     return digests

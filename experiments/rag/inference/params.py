@@ -72,8 +72,8 @@ class RagInfer(Params):
     )
     redeep_embedder: str = Field(
         "model",
-        description="ReDeEP: a sentence's vector by the model, alone (`model`) or where it stands in the pass (`states`:"
-        " no second pass), or a sentence-transformers folder or name",
+        description="ReDeEP: a sentence's vector by the model, alone (`model`) or where it stands in the pass"
+        " (`states`: no second pass), or a sentence-transformers folder or name",
     )
     redeep_tokens: int = Field(1024, ge=1, le=10**6, description="tokens that ReDeEP computes at once")
     detector_workers: int = Field(1, ge=1, le=8, description="detectors that read at once; 1: in turn")

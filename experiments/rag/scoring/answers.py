@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from experiments.protocols import Rule, Scorer, Scores, Words
 from experiments.rag.detectors import DETECTORS, FUSED
 from experiments.rag.inference.params import TIERS
 from experiments.rag.scoring.params import RagScore
-from harness.stage import BadInput
+from harness.stage import BadInput, Undefined
 
 _NEEDED = {
     "group": "text",
@@ -133,23 +134,28 @@ def fused(answers: Answers, params: RagScore) -> list[str]:
 
 
 def fit(train: Answers, params: RagScore) -> Scorer[Answers]:
-    """Learn what has to be learnt from some answers; the function returned gives every detector's score of any."""
+    """Learn what has to be learnt from some answers; the function returned gives every detector's score of any.
+
+    What too little has been read for to be learnt has no score (NaN), and takes none from the others.
+    """
     statistics.require_two_classes(train.labels)
     taught = {name: _taught(name, features, train.labels, params) for name, features in train.learning.items()}
     members = fused(train, params)
     unseen = {name: _by_others(train, name, params) for name in train.learning if name in members}
-    fuse = None
+    fuse: Callable[[pd.DataFrame], Floats] | None = None
     if len(members) > 1:
-        fuse = _FUSIONS[params.fusion](train.readings.assign(**unseen), train.labels)
+        with suppress(Undefined):
+            fuse = _FUSIONS[params.fusion](train.readings.assign(**unseen), train.labels)
 
     def detect(answers: Answers) -> Scores:
         learnt = {name: score(answers.learning[name]) for name, score in taught.items()}
-        if fuse is None:
+        if len(members) < 2:
             return answers.scores | learnt
         scores = answers.readings.assign(**{name: learnt[name] for name in unseen})
         whole = scores.notna().all(axis=1).to_numpy()  # a fused score needs every detector's
         together = np.full(len(whole), np.nan)
-        together[whole] = fuse(scores[whole]) if whole.any() else 0.0
+        if fuse is not None and whole.any():
+            together[whole] = fuse(scores[whole])
         return {**answers.scores, **learnt, FUSED: together}
 
     return detect
@@ -160,11 +166,14 @@ def _taught(name: str, features: Columns, labels: Ints, params: RagScore) -> Cal
     learns = next(each.learns for each in DETECTORS if each.name == name)
     assert learns is not None
     whole = np.flatnonzero(~np.isnan(features.values).any(axis=1))
-    learnt = learns(features.take(whole), labels[whole], params)
+    learnt: Callable[[Columns], Floats] | None = None
+    with suppress(Undefined):
+        learnt = learns(features.take(whole), labels[whole], params)
 
     def score(others: Columns) -> Floats:
         scores, read = np.full(len(others.values), np.nan), np.flatnonzero(~np.isnan(others.values).any(axis=1))
-        scores[read] = learnt(others.take(read))
+        if learnt is not None:
+            scores[read] = learnt(others.take(read))
         return scores
 
     return score

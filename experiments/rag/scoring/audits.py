@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from experiments.chat_audits import template_asks_for_date  # noqa: F401 - what stands here is asked
+from experiments.chat_audits import answers_inside_thinking, template_asks_for_date  # noqa: F401 - what stands here is asked
 from experiments.rag.detectors import DETECTORS, FUSED
 from harness.running.differences import CLEAR, difference, lead
 from harness.stage import Audited, Doubt, Undefined, check
@@ -43,6 +43,15 @@ def builtin_knows_no_english(audited: Audited) -> Iterator[Doubt]:
 def detector_unable(audited: Audited) -> Iterator[Doubt]:
     for name, why in audited.records.origin.get("unable", {}).items():
         yield "warn", f"{name} is left out: {why}; redeep_model names another model to read by, or off"
+    frame = audited.records.frame
+    for name in (name for name in _SINGLE if f"error_{name}_" in frame):
+        reasons = frame[f"error_{name}_"].dropna()
+        if len(reasons):
+            yield (
+                "warn",
+                f"{name} could not read {len(reasons)} of {len(frame)} answers, the first for this reason:"
+                f" {reasons.iloc[0]}; it is judged on the others alone",
+            )
 
 
 @check("questions have too few relevant passages for their tier", "read achieved/…, or lower k")

@@ -13,7 +13,7 @@ from experiments.arrays import Floats, Ints
 from experiments.columns import Columns
 from experiments.rag.scoring.params import RagScore
 from experiments.redeep.fits import FITS
-from experiments.redeep.fitted import SCORE
+from experiments.redeep.fitted import SCORE, Linear
 from experiments.redeep.responses import Responses, Whole
 
 _NO_TABLE = pd.DataFrame()
@@ -46,14 +46,23 @@ class _Settings:
 
 
 def learn(features: Columns, labels: Ints, params: RagScore) -> Callable[[Columns], Floats]:
-    """Learn from answers' features (n, c) and labels (n,); the function returned scores any (m, c) that are whole."""
+    """Learn from answers' features (n, c) and labels (n,); the function returned scores any (m, c) that are whole.
+
+    Training answers lie between 0 and 1; Undefined where they are of one label.
+    """
     fitted = FITS[params.redeep_scorer](_responses(features, labels), _Settings(params))
-    return lambda others: fitted(_responses(others, np.full(len(others.values), -1)))[SCORE]
+    least = fitted.alpha if isinstance(fitted, Linear) else 0.0  # of PKS - alpha * ECS, each from 0 to 1
+
+    def score(others: Columns) -> Floats:
+        found = fitted(_responses(others, np.full(len(others.values), -1)))[SCORE]
+        return np.asarray((found + least) / (1 + least), dtype=np.float64)
+
+    return score
 
 
 def _responses(features: Columns, labels: Ints) -> Responses:
     """Answers as responses of one span each, whose features are means over sentences."""
-    ecs, pks = (features.beginning(f"redeep_{kind}_") for kind in ("ecs", "pks"))
+    ecs, pks = (features.beginning(f"redeep_{kind}_", less="redeep_") for kind in ("ecs", "pks"))
     rows, ones = np.arange(len(labels)), np.ones(len(labels))
     return Responses(
         ecs, pks, labels, rows, labels, rows, None, ones, Whole(ecs, pks, rows, _NO_TABLE, _NO_TABLE), rows
