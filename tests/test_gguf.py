@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from experiments.detect import DETECT
 from experiments.models import files, generate, language, packed
+from experiments.models.thinking import Said
 from harness.running import hardware, run
 from harness.running.settings import resolve
 from harness.stage import BadInput
@@ -167,4 +168,4 @@ def test_a_real_file_answers() -> None:
     asked = [{"role": "user", "content": "What is the capital of France?"}]
     ids = model.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
     generate.prepare(model)
-    assert generate.answer(model, [ids], 20)[0] == ["The capital of France is Paris."]
+    assert generate.answer(model, [ids], 20).said == [Said("The capital of France is Paris.", "stop")]

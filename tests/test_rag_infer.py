@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -127,10 +128,45 @@ def test_answers_of_a_batch_are_those_given_alone() -> None:
     ]
     together, tokens, padding = generate.answer(model, prompts, 40)
     alone = [generate.answer(model, [prompt], 40) for prompt in prompts]
-    assert together == [texts[0] for texts, _, _ in alone]
+    assert together == [said[0] for said, _, _ in alone]
     assert tokens == sum(useful for _, useful, _ in alone)  # neither padding before a prompt nor after an answer counts
     assert padding > sum(max(map(len, prompts)) - len(prompt) for prompt in prompts)
     assert [padded for _, _, padded in alone] == [0] * len(prompts)
+
+
+def test_an_answer_that_meets_its_limit_is_cut_and_has_no_label(reference: pd.DataFrame) -> None:
+    whole = reference.set_index("item")
+    assert set(whole["finish_reason"]) == {"stop"}
+    found = execute(max_new_tokens=17)
+    frame = found.records.frame.set_index("item")
+    cut = frame["verdict"] == "cut"
+    assert 0 < cut.sum() < len(frame)
+    assert (cut == (frame["finish_reason"] == "length")).all()
+    assert set(frame.loc[cut, "label"]) == {-1}
+    assert frame.loc[cut, ["lexical_tokens_min", "nli_min", "string_rouge"]].isna().all(axis=None)
+    pd.testing.assert_series_equal(frame.loc[~cut, "answer"], whole.loc[~cut, "answer"])
+    assert found.report.metrics["answers_cut"] == cut.mean()
+    (told,) = [finding for finding in found.audit.findings if finding.code == "answers_cut"]
+    assert (told.level, "at max_new_tokens = 17 " in told.message) == ("warn", True)
+
+
+def test_what_a_model_here_thinks_is_found_behind_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks that are special tokens would be dropped from a plain text, and the thinking would stay."""
+    model = language.load("builtin", "fp32", "cpu")
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    end = model.network.generation_config.eos_token_id
+    ids = tokenizer("[THINK]Mira keeps goats.[/THINK]Bado drinks tea.", add_special_tokens=False)["input_ids"]
+    close = ids.index(tokenizer.convert_tokens_to_ids("[/THINK]"))
+    for prompt, new, text, cut in (
+        ([], [*ids, end], "Bado drinks tea.", False),
+        ([], ids, "Bado drinks tea.", True),  # no end after so many tokens
+        ([], [*ids[:close], end], "", True),
+        (ids[:1], [*ids[1:], end], "Bado drinks tea.", False),
+        (ids[:1], [*ids[1:close], end], "", True),
+    ):
+        said = generate._said(tokenizer, prompt, new, [end])
+        assert (said.text, said.cut, said.thought) == (text, cut, close - 1)
 
 
 def test_passages_that_the_window_cannot_hold_are_left_out_and_counted() -> None:
@@ -320,6 +356,15 @@ def test_given_answers_are_judged_as_they_come(tmp_path: Path) -> None:
     assert found.report.metrics["auc/lexical"] == 1.0
     assert "nli_knows_no_english" in {finding.code for finding in found.audit.findings}
     assert list(execute(dataset=path, limit=4, label="answers").records.frame["label"]) == [0, 1] * 4
+
+
+def test_what_stands_before_a_given_answer_as_thinking_is_not_judged(tmp_path: Path) -> None:
+    thought = HALUEVAL | {"hallucinated_answer": "<think>It may be in Delhi. It has 200 rooms.</think>It is in Mumbai."}
+    frame = execute(
+        dataset=tiny.write_jsonl(tmp_path / "halu.jsonl", [thought | {"question": f"{i}?"} for i in range(4)]), limit=4
+    ).records.frame
+    assert list(frame["answer"]) == ["Delhi", "It is in Mumbai."] * 4
+    assert list(frame["label"]) == [0, 1] * 4
 
 
 def test_a_given_answer_without_a_word_has_nothing_to_be_judged_by(tmp_path: Path) -> None:

@@ -17,8 +17,11 @@ from experiments.rag import RAG
 from experiments.rag.scoring.answers import Answers, fit, read_answers, rule
 from experiments.rag.scoring.params import RagScore
 from harness.running.audit import audit
+from harness.running.hardware import load_profiles
 from harness.running.records import require_sound
+from harness.running.settings import resolve
 from harness.stage import Audited, BadInput, Records, Undefined
+from harness.sweeping.trial import split
 
 TIERS = ("high", "medium", "low")
 DETECTORS = ("lexical", "nli", "string")
@@ -182,6 +185,52 @@ def test_abstentions_are_neither_right_nor_wrong() -> None:
     assert {name: value for name, value in found.items() if not name.startswith("abstained")} == pytest.approx(
         {name: value for name, value in plain.items() if not name.startswith("abstained")}
     )
+
+
+def test_what_is_no_answer_has_no_label_and_is_counted_apart() -> None:
+    """Beside 120 answers 30 abstain, 10 are cut and 20 empty; a share is of those that could have been otherwise."""
+    rows, plain = frame(), report(frame()).metrics
+    others = []
+    for verdict, count, label in (("abstained", 30, 0), ("cut", 10, -1), ("empty", 20, -1)):
+        some = rows.iloc[:count].assign(verdict=verdict, label=label, evidence=0, finish_reason="stop")
+        some[[name for name in some if name.startswith(("lexical_", "nli_", "string_"))]] = np.nan
+        others.append(some.assign(item=some["item"] + verdict))
+    both = pd.concat([rows, *others], ignore_index=True)
+    require_sound(Records(both, None, {}))
+    reported = report(both)
+    found = reported.metrics
+    assert found["abstained"] == pytest.approx(30 / 150)
+    assert (found["answers_cut"], found["answers_empty"]) == (pytest.approx(10 / 180), pytest.approx(20 / 180))
+    high = both["tier"] == "high"
+    assert found["answers_cut/high"] == pytest.approx((both[high]["verdict"] == "cut").mean())
+    for name in ("auc", "auc_in_tier", "f1", "prevalence", "prevalence/low", "missing/nli", "auc_length", "f1_prior"):
+        assert found[name] == plain[name]
+    origin = {"counts": {}, "infer": {"max_new_tokens": 64}}
+    findings = audit(Audited(RAG, Records(both, None, origin), reported, RagScore())).findings
+    told = {finding.code: finding for finding in findings}
+    assert (told["answers_cut"].level, told["answers_empty"].level) == ("warn", "warn")
+    assert "5.6% of the answers ended in their midst, at max_new_tokens = 64 " in told["answers_cut"].message
+    for draw in reported.figures.values():
+        draw()
+
+
+def test_a_label_that_is_unknown_is_none_of_a_judged_answer() -> None:
+    rows = frame()
+    rows.loc[3, "label"] = -1
+    with pytest.raises(BadInput, match="the records hold label -1 in row 3; needed are"):
+        report(rows)
+    with pytest.raises(BadInput, match="the records hold verdict wrong in row 3; needed are"):
+        report(rows.assign(verdict=rows["verdict"].where(rows.index != 3, "wrong")))
+
+
+def test_a_holdout_spreads_answers_without_a_label_as_a_class_of_their_own() -> None:
+    rows = frame()
+    rows.loc[rows["group"] < "q020", ["label", "verdict"]] = [-1, "cut"]
+    plan = resolve(RAG, {"seed": "3"}, load_profiles())
+    seen, held = split(plan, Records(rows, None, {}), 0.5)
+    assert held is not None
+    assert (held.frame.drop_duplicates("group")["label"] == -1).sum() == 10
+    assert set(RAG.held_out(seen, held, RagScore()).metrics) >= {"auc", "answers_cut"}
 
 
 def test_a_score_that_is_missing_is_left_out_and_counted() -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
+from experiments.models.thinking import Said
 from harness.running import cache
 from harness.stage import BadInput, one_line
 
@@ -217,11 +218,11 @@ def _retry_after(response: httpx2.Response) -> float:
         return 0.0
 
 
-async def complete(to: AsyncOpenAI, model: str, messages: Sequence[dict[str, str]], max_tokens: int) -> str:
+async def complete(to: AsyncOpenAI, model: str, messages: Sequence[dict[str, str]], max_tokens: int) -> Said:
     """The answer of a chat model at temperature 0; Failed where the endpoint gives none or its model refuses."""
     try:
         sent: Any = list(messages)
         found = await to.chat.completions.create(model=model, messages=sent, max_tokens=max_tokens, temperature=0)
-        return str(found.choices[0].message.content)  # text: the transport lets nothing else through
+        return Said(str(found.choices[0].message.content).strip())  # text: the transport lets nothing else through
     except Exception as error:  # whatever openai makes of a bad reply
         raise Failed(reason(error)) from None

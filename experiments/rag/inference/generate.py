@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from experiments.models import chat, endpoint, generate, language
+from experiments.models.thinking import Said
 from experiments.rag.inference.params import RagInfer
 from harness.progress import counted, working
 from harness.stage import BadInput
@@ -30,7 +31,7 @@ class Answered(NamedTuple):
     `dated` prompts went through a chat template that asked for today's date.
     """
 
-    texts: list[str | None]
+    said: list[Said | None]
     reasons: list[str]
     tokens: int = 0
     padding: int = 0
@@ -80,17 +81,15 @@ class Local:
     def answer(self, prompts: Sequence[Prompt]) -> Answered:
         """Answer in batches of about one length; which answers share a batch changes none of them in fp32."""
         encoded, dated = zip(*map(self._read, prompts), strict=True) if prompts else ((), ())
-        texts: list[str | None] = [None] * len(prompts)
+        said: list[Said | None] = [None] * len(prompts)
         tokens = padding = 0
         batches = generate.by_length([len(ids) for ids in encoded], self._params.batch_size)
         for chosen in counted(batches, "generate", "batches"):
-            found, computed, padded = generate.answer(
-                self.model, [encoded[i] for i in chosen], self._params.max_new_tokens
-            )
-            for i, text in zip(chosen, found, strict=True):
-                texts[i] = text
-            tokens, padding = tokens + computed, padding + padded
-        return Answered(texts, [""] * len(prompts), tokens, padding, sum(dated))
+            found = generate.answer(self.model, [encoded[i] for i in chosen], self._params.max_new_tokens)
+            for i, each in zip(chosen, found.said, strict=True):
+                said[i] = each
+            tokens, padding = tokens + found.useful, padding + found.padding
+        return Answered(said, [""] * len(prompts), tokens, padding, sum(dated))
 
     def _encode(self, prompt: Prompt) -> list[int]:
         return self._read(prompt)[0]
@@ -121,11 +120,11 @@ class Remote:
         """Answer all prompts, `in_flight` at a time; one that fails has a reason in the place of its answer."""
         with working("ask", len(prompts), "answers") as advance:
             found = asyncio.run(self._answer(prompts, advance))
-        return Answered([text for text, _ in found], [reason for _, reason in found])
+        return Answered([said for said, _ in found], [reason for _, reason in found])
 
     async def _answer(
         self, prompts: Sequence[Prompt], advance: Callable[[int], object]
-    ) -> list[tuple[str | None, str]]:
+    ) -> list[tuple[Said | None, str]]:
         params = self._params
         async with endpoint.client(
             str(params.endpoint),
@@ -135,13 +134,12 @@ class Remote:
             tally=self._tally,
         ) as client:
 
-            async def one(prompt: Prompt) -> tuple[str | None, str]:
+            async def one(prompt: Prompt) -> tuple[Said | None, str]:
                 try:
-                    text = await endpoint.complete(client, params.model, messages(prompt), params.max_new_tokens)
+                    return await endpoint.complete(client, params.model, messages(prompt), params.max_new_tokens), ""
                 except endpoint.Failed as failed:
                     return None, str(failed)
                 finally:
                     advance(1)
-                return text.strip(), ""
 
             return list(await asyncio.gather(*map(one, prompts)))

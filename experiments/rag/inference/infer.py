@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.models import endpoint
+from experiments.models import endpoint, thinking
+from experiments.models.thinking import Said
 from experiments.rag.inference import data, retrieve
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.generate import Generator, Local, Prompt, Remote
@@ -18,9 +19,12 @@ from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer, Load, Read, Readings, Setup
 from experiments.rag.inference.retrieve import Embed, Ranking, Selection
 from experiments.rag.inference.text import abstains, correct, normalise, sentences
+from experiments.rag.inference.verdicts import JUDGED, UNKNOWN
 from harness.measuring.clock import Clock
 from harness.running.work import Failure, Part, here, records, work
 from harness.stage import BadInput, Context, Records
+
+_LABELS = {"hallucinated": 1, "faithful": 0, "abstained": 0}  # of the others there is none
 
 
 @dataclass(frozen=True)
@@ -118,15 +122,13 @@ def _compute(
     """Answer and read a chunk; what an endpoint has not served is a failure, with its row where there is an answer."""
     kept_before = tally.kept_before
     with clock.batch(samples=len(chunk)):
-        queries, texts, reasons, dated = _answer(chunk, generator, clock)
-        answered = [(query, text) for query, text in zip(queries, texts, strict=True) if text is not None]
-        rows = [_row(query, text, params) for query, text in answered]
-        answers = [Answer(query.question.text, text, query.texts) for query, text in answered]
+        queries, said, reasons, dated = _answer(chunk, generator, clock)
+        answered = [(query, each) for query, each in zip(queries, said, strict=True) if each is not None]
+        rows = [_row(query, each, params) for query, each in answered]
+        answers = [Answer(query.question.text, each.text, query.texts) for query, each in answered]
         _read(rows, answers, readers, params.detector_workers, clock)
     whole = [row for row in rows if not _unread(row, readers)]
-    failures = [
-        Failure(query.id, why) for query, text, why in zip(queries, texts, reasons, strict=True) if text is None
-    ]
+    failures = [Failure(query.id, why) for query, each, why in zip(queries, said, reasons, strict=True) if each is None]
     failures += [Failure(row["item"], why, row) for row in rows if (why := _unread(row, readers))]
     counts = _counts(whole, readers)
     counts |= {"template_dates": dated, "replies_kept_before": tally.kept_before - kept_before}
@@ -136,13 +138,13 @@ def _compute(
 
 def _answer(
     chunk: Sequence[Query], generator: Generator | None, clock: Clock
-) -> tuple[Sequence[Query], Sequence[str | None], Sequence[str], int]:
-    """The queries less the passages that the window cannot hold, their answers, and why there is none (None).
+) -> tuple[Sequence[Query], Sequence[Said | None], Sequence[str], int]:
+    """The queries less the passages that the window cannot hold, what is said to them, and why nothing is (None).
 
     Last, how many of them went through a chat template that asked for today's date.
     """
     if generator is None:
-        return chunk, [query.answer for query in chunk], [""] * len(chunk), 0
+        return chunk, [_given_answer(str(query.answer)) for query in chunk], [""] * len(chunk), 0
     prompts = []
     with clock.spending("tokenising"):
         for query in chunk:
@@ -152,26 +154,43 @@ def _answer(
         found = generator.answer(prompts)
     clock.count(found.tokens, found.padding)
     fitted = [replace(query, texts=tuple(prompt.passages)) for query, prompt in zip(chunk, prompts, strict=True)]
-    return fitted, found.texts, found.reasons, found.dated
+    return fitted, found.said, found.reasons, found.dated
 
 
-def _row(query: Query, answer: str, params: RagInfer) -> dict[str, Any]:
+def _given_answer(text: str) -> Said:
+    """An answer of the data, without what a model has thought before it."""
+    parted = thinking.part(text)
+    thought = thinking.estimated_tokens(parted.thinking)
+    return Said(parted.answer, cut=not parted.whole, thought=thought, estimated=thought > 0)
+
+
+def _row(query: Query, said: Said, params: RagInfer) -> dict[str, Any]:
     """What the records say of an answer before any detector has read it."""
     question, shown, ranking, passages = query.question, query.shown, query.ranking, len(query.texts)
     row: dict[str, Any] = {"group": question.id, "item": query.id, "tier": query.tier, "question": question.text}
-    row |= {"passages": passages, "answer": answer}
+    row |= {"passages": passages, "answer": said.text, "finish_reason": said.finish}
+    row |= {"thinking_tokens": said.thought, "thinking_estimated": said.estimated}
     if shown and ranking:
         relevant = sum(name in question.relevant for name in shown.passages[:passages])
         row |= {"achieved": relevant / passages, "cut": passages < len(shown.passages)}
         row |= {"asked": shown.asked} if shown.asked is not None else {}
         row |= {"recall": ranking.recall, "reciprocal_rank": ranking.reciprocal_rank}
-    wrong = query.given if query.given is not None and params.label != "answers" else None
-    if wrong is None:
-        wrong = int(not correct(answer, question.accepted))
-    silent = query.given is None and abstains(answer)
-    verdict = "abstained" if silent else "hallucinated" if wrong else "faithful"
-    row |= {"verdict": verdict, "label": int(verdict == "hallucinated"), "length": len(normalise(answer))}
-    return row | {"evidence": 0 if silent else len(sentences(answer))}
+    verdict = _verdict(query, said, params)
+    row |= {"verdict": verdict, "label": _LABELS.get(verdict, UNKNOWN), "length": len(normalise(said.text))}
+    return row | {"evidence": len(sentences(said.text)) if verdict in JUDGED else 0}
+
+
+def _verdict(query: Query, said: Said, params: RagInfer) -> str:
+    """What an answer is: as the data say, or by what is accepted; one that was cut off, or says nothing, is neither."""
+    if query.given is not None and params.label != "answers":
+        return "hallucinated" if query.given else "faithful"
+    if said.cut:
+        return "cut"
+    if not sentences(said.text):
+        return "empty"
+    if query.given is None and abstains(said.text):
+        return "abstained"
+    return "faithful" if correct(said.text, query.question.accepted) else "hallucinated"
 
 
 def _read(

@@ -20,6 +20,7 @@ from experiments.columns import Columns
 from experiments.protocols import Rule, Scorer, Scores, Words
 from experiments.rag.detectors import DETECTORS, FUSED
 from experiments.rag.inference.params import TIERS
+from experiments.rag.inference.verdicts import JUDGED, VERDICTS
 from experiments.rag.scoring.params import RagScore
 from harness.stage import BadInput, Undefined
 
@@ -27,8 +28,8 @@ _NEEDED = {
     "group": "text",
     "item": "text",
     "tier": "text",
-    "verdict": "faithful, hallucinated or abstained",
-    "label": "0 or 1",
+    "verdict": f"one of {', '.join(VERDICTS)}",
+    "label": "0 or 1, or -1 where there is none",
     "length": "a number",
 }
 
@@ -89,14 +90,19 @@ class Answers:
 
 
 def read_answers(frame: pd.DataFrame, params: RagScore) -> Answers:
-    """Put the answers in one order, whatever order they were made in, and score them; abstentions are left out."""
+    """Put the answers in one order, whatever order they were made in, and score them.
+
+    Left out is what no detector is judged by: abstentions, and answers that were cut or are empty.
+    """
     told = "; ".join(f"{name} ({what})" for name, what in _NEEDED.items())
     if missing := [name for name in _NEEDED if name not in frame]:
         raise BadInput(f"the records have no column {missing[0]}; needed are {told}")
-    if not frame["label"].isin([0, 1]).all():
-        row = frame["label"].isin([0, 1]).to_numpy().argmin()
-        raise BadInput(f"the records hold label {frame['label'].iloc[row]} in row {row}; needed are {told}")
-    frame = frame[frame["verdict"] != "abstained"].sort_values(["group", "item"], kind="stable", ignore_index=True)
+    judged = frame["verdict"].isin(JUDGED)
+    for name, sound in (("verdict", frame["verdict"].isin(VERDICTS)), ("label", frame["label"].isin([0, 1]) | ~judged)):
+        if not sound.all():
+            row = sound.to_numpy().argmin()
+            raise BadInput(f"the records hold {name} {frame[name].iloc[row]} in row {row}; needed are {told}")
+    frame = frame[judged].sort_values(["group", "item"], kind="stable", ignore_index=True)
     scored = {detector.name: detector.scores(frame, params) for detector in DETECTORS}
     readings = pd.DataFrame({name: score for name, score in scored.items() if score is not None})
     learning = {each.name: Columns.of(frame[each.features(frame)]) for each in DETECTORS if each.learns}

@@ -11,6 +11,7 @@ from harness.running.differences import CLEAR, difference, lead
 from harness.stage import Audited, Doubt, Undefined, check
 
 _RARE = 0.1
+_FEW = 0.02  # answers without a label
 _CHANCE = 0.5
 _SINGLE = tuple(detector.name for detector in DETECTORS)
 
@@ -94,8 +95,44 @@ def abstentions(audited: Audited) -> Iterator[Doubt]:
     if share := audited.report.metrics.get("abstained"):
         yield (
             "warn" if share > 0.5 else "info",
-            f"{share:.1%} of the answers say that they do not know: they are neither faithful nor hallucinated, and no"
-            " detector is judged on them; compare detectors at one rate of abstention",
+            f"{share:.1%} of the whole answers say that they do not know: they are neither faithful nor hallucinated,"
+            " and no detector is judged on them; compare detectors at one rate of abstention",
+        )
+
+
+@check("answers ended in their midst", "raise max_new_tokens")
+def answers_cut(audited: Audited) -> Iterator[Doubt]:
+    if share := audited.report.metrics.get("answers_cut"):
+        limit = audited.records.origin.get("infer", {}).get("max_new_tokens")
+        now = f" = {limit}" if limit else ""
+        thinking = audited.report.metrics.get("thinking_tokens")
+        more = f"; the model thinks {thinking:.0f} tokens before an answer, which count as well" if thinking else ""
+        yield (
+            "warn" if share > _FEW else "info",
+            f"{share:.1%} of the answers ended in their midst, at max_new_tokens{now} or at a limit of the server: they"
+            f" have no label and no detector is judged on them, so that long answers are missing; raise"
+            f" max_new_tokens{more}",
+        )
+
+
+@check("answers say nothing at all", "ask the model by hand, or another one")
+def answers_empty(audited: Audited) -> Iterator[Doubt]:
+    if share := audited.report.metrics.get("answers_empty"):
+        yield (
+            "warn" if share > _FEW else "info",
+            f"{share:.1%} of the answers are empty: that is no abstention, and they have no label; look at"
+            " finish_reason in the records, and ask the model by hand",
+        )
+
+
+@check("tokens of thinking were counted by characters", "read thinking_tokens as an estimate")
+def thinking_estimated(audited: Audited) -> Iterator[Doubt]:
+    frame = audited.records.frame
+    if "thinking_estimated" in frame and (estimated := int(frame["thinking_estimated"].sum())):
+        yield (
+            "info",
+            f"in {estimated} of {len(frame)} answers tokens of thinking are counted by characters, because the endpoint"
+            " does not tell them: read thinking_tokens as an estimate",
         )
 
 

@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 from experiments.pictures import axes_of
 from experiments.rag.detectors import FUSED, colours
 
-_VERDICTS = {"faithful": "#3b76af", "abstained": "#b8b8b8", "hallucinated": "#c8553d"}
+_VERDICTS = {
+    "faithful": "#3b76af",
+    "abstained": "#b8b8b8",
+    "hallucinated": "#c8553d",
+    "cut": "#e3d26f",
+    "empty": "#ececec",
+}
 
 
 def by_tier(table: pd.DataFrame, metric: str) -> Figure:
@@ -94,7 +100,8 @@ def retrieval_quality(frame: pd.DataFrame) -> Figure:
         left.text(0.5, 0.5, "the answers came with the data", ha="center", va="center", transform=left.transAxes)
     left.set(title="Retrieval quality", xlabel="share of relevant passages in a context", ylabel="contexts")
     start = np.zeros(len(tiers))
-    for verdict, colour in _VERDICTS.items():
+    there = set(frame["verdict"])
+    for verdict, colour in ((name, colour) for name, colour in _VERDICTS.items() if name in there):
         share = np.array([(frame.loc[frame["tier"] == tier, "verdict"] == verdict).mean() for tier in tiers])
         right.bar(tiers, share, bottom=start, color=colour, label=verdict, width=0.6)
         start += share

@@ -26,6 +26,10 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
     if "auc" not in metrics:
         return
     auc = f"auc is {metrics['auc']:.3f} with detector={settings['detector']}"
+    if cut := metrics.get("answers_cut", 0.0):
+        longer = min(4 * settings["max_new_tokens"], 4096)
+        why = f"{cut:.1%} of the answers were cut at {settings['max_new_tokens']} tokens and have no label"
+        yield Remedy("quality", "max_new_tokens", longer, why)
     singles = {detector.name: metrics.get(f"auc/{detector.name}", 0.0) for detector in DETECTORS}
     best = max(singles, key=lambda name: singles[name])
     if singles[best] > metrics["auc"]:

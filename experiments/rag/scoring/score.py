@@ -15,6 +15,7 @@ from experiments import judging, protocols, trivial
 from experiments.judging import Judge
 from experiments.protocols import Way
 from experiments.rag.detectors import DETECTORS, FUSED, colours
+from experiments.rag.inference.verdicts import JUDGED
 from experiments.rag.scoring.answers import Answers, fit, fused, names, read_answers, rule
 from experiments.rag.scoring.params import RagScore
 from harness.stage import HELD_OUT, Late, Records, Report, Undefined
@@ -26,6 +27,7 @@ _NO_PROBABILITY: dict[str, Callable[[RagScore], str]] = {
     ),
     **{detector.name: detector.no_probability for detector in DETECTORS},
 }
+_NO_ANSWER = {"cut": "answers_cut", "empty": "answers_empty"}  # verdicts, and the metrics that say how many
 _BY_TIER = ("auc", "f1", "precision", "recall", "ece", "ece_calibrated")
 
 
@@ -168,29 +170,32 @@ def _measure_part(
 
 
 def _measure_data(report: Report, frame: pd.DataFrame) -> None:
-    """What the detectors had to work with, whichever they are: base rates, abstentions, retrieval."""
-    telling = frame[frame["verdict"] != "abstained"]
-    report.measure("prevalence", lambda: _mean(telling, "label"))
-    report.measure("abstained", partial(_abstained, frame))
-    for tier, rows in frame.groupby("tier"):
-        report.measure(f"prevalence/{tier}", partial(_mean, rows[rows["verdict"] != "abstained"], "label"))
-        report.measure(f"abstained/{tier}", partial(_abstained, rows))
-        if "achieved" in rows:
-            report.measure(f"achieved/{tier}", partial(_mean, rows, "achieved"))
+    """What the detectors had to work with, whichever they are: base rates, what is no answer, retrieval."""
+    for suffix, rows in [("", frame), *((f"/{tier}", rows) for tier, rows in frame.groupby("tier"))]:
+        report.measure(f"prevalence{suffix}", partial(_mean, rows[rows["verdict"].isin(JUDGED)], "label"))
+        report.measure(f"abstained{suffix}", partial(_share, rows[~rows["verdict"].isin(_NO_ANSWER)], "abstained"))
+        for verdict, name in _NO_ANSWER.items():
+            report.measure(f"{name}{suffix}", partial(_share, rows, verdict))
+        if "achieved" in rows and suffix:
+            report.measure(f"achieved{suffix}", partial(_mean, rows, "achieved"))
+    if "thinking_tokens" in frame and frame["thinking_tokens"].any():
+        report.measure("thinking_tokens", lambda: _mean(frame, "thinking_tokens"))
     once = frame.drop_duplicates("group")
     report.measure("recall_at_k", lambda: _mean(once, "recall"))
     report.measure("mrr", lambda: _mean(once, "reciprocal_rank"))
 
 
-def _abstained(frame: pd.DataFrame) -> float:
-    return float((frame["verdict"] == "abstained").mean())
+def _share(frame: pd.DataFrame, verdict: str) -> float:
+    if frame.empty:
+        raise Undefined("no answer is whole")
+    return float((frame["verdict"] == verdict).mean())
 
 
 def _mean(frame: pd.DataFrame, column: str) -> float:
     if column not in frame:
         raise Undefined("the answers came with the data, so nothing was retrieved")
     if frame.empty:
-        raise Undefined("every answer abstains")
+        raise Undefined("every answer abstains, is cut or empty")
     return float(frame[column].mean())
 
 
