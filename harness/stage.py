@@ -69,13 +69,24 @@ class Params(BaseModel):
     """Settings of one half of a stage: frozen, flat, scalar, each with bounds and a description."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
     )
 
     def canonical(self) -> dict[str, Any]:
         """Every setting by name in the one form that digests are made of: equal settings are equal here."""
         values = self.model_dump(mode="json")
         return {name: value + 0.0 if isinstance(value, float) else value for name, value in values.items()}
+
+    @classmethod
+    def shown(cls, name: str, value: object) -> str:
+        """A value of a setting as it may be told."""
+        notes = cls.model_fields[name].metadata
+        return next((note.form(str(value)) for note in notes if isinstance(note, Shown)), str(value))
 
     @classmethod
     def yardstick(cls) -> dict[str, str]:
@@ -99,6 +110,13 @@ class Decides:
     what: str
 
 
+@dataclass(frozen=True)
+class Shown:
+    """In a field's annotation: how a text typed for it may be told, as it may hold what nobody should see."""
+
+    form: Callable[[str], str]
+
+
 class OneOf:
     """In a field's annotation: the text must be one of these, which need not be known before the program runs."""
 
@@ -112,7 +130,11 @@ class OneOf:
 
 def rule(message: str) -> str:
     """What pydantic's message says of a value, as a clause that follows "must be"."""
-    return message.removeprefix("Input should be ").replace("String should match pattern", "text that matches", 1)
+    return (
+        message.removeprefix("Input should be ")
+        .removeprefix("Value error, ")
+        .replace("String should match pattern", "text that matches", 1)
+    )
 
 
 @dataclass(frozen=True)

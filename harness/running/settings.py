@@ -106,4 +106,6 @@ def validate(model: type[P], stage: Stage[Any, Any], values: Mapping[str, Any], 
         name = str(faults[0]["loc"][0])
         rules = [rule(fault["msg"]) for fault in faults if fault["loc"][0] == name]
         allowed = f"must be {' or '.join(rules)}"  # a field may allow a word or a number: each has its own fault
-        raise BadInput(f"{stage.name}: {name} = {values[name]} ({origins[name]}): {allowed}") from error
+        raise BadInput(
+            f"{stage.name}: {name} = {model.shown(name, values[name])} ({origins[name]}): {allowed}"
+        ) from None

@@ -273,7 +273,7 @@ class _Reader:
             return canonical[name]
         except ValidationError as error:
             rules = [rule(fault["msg"]) for fault in error.errors() if fault["loc"][:1] == (name,)]
-            self.fail(place, f"{name} = {value}: must be {' or '.join(rules)}")
+            self.fail(place, f"{name} = {self._models[name].shown(name, value)}: must be {' or '.join(rules)}")
 
     def objectives(self, content: Any) -> dict[str, str]:
         """Metric -> maximize or minimize; the first metric of the stage where none is named."""

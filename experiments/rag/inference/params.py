@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from experiments.models.address import Address
 from experiments.models.chat_settings import TEMPLATE_DATE, IsoDate
 from harness.stage import Decides, Params
 
@@ -49,7 +50,7 @@ class RagInfer(Params):
     model: Annotated[str, _ANSWERS] = Field(
         "builtin", description="model that answers: `builtin`, a folder, a hub name, or a name at `endpoint`"
     )
-    endpoint: Annotated[str | None, _ANSWERS] = Field(
+    endpoint: Annotated[Address, _ANSWERS] = Field(
         None, description="OpenAI-compatible address that answers; unset: the model runs here"
     )
     precision: Literal["fp32", "bf16", "fp16", "int8", "nf4", "fp4"] = Field("fp32", description="weights' precision")
@@ -77,7 +78,7 @@ class RagInfer(Params):
     )
     redeep_tokens: int = Field(1024, ge=1, le=10**6, description="tokens that ReDeEP computes at once")
     detector_workers: int = Field(1, ge=1, le=8, description="detectors that read at once; 1: in turn")
-    judge_endpoint: str | None = Field(
+    judge_endpoint: Address = Field(
         None,
         description="OpenAI-compatible address for RAGAS; unset: its string metrics stand in, under their own name",
     )
