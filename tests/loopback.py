@@ -15,10 +15,25 @@ from typing import Any
 Reply = tuple[int, dict[str, str], bytes]
 
 
-def completion(content: str | None, **message: Any) -> Reply:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content, **message}}
-    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+def completion(content: Any, finish: str | None = "stop", usage: Any = None, **message: Any) -> Reply:
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
+    body: dict[str, Any] = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    body |= {"usage": usage} if usage else {}
     return 200, {}, json.dumps(body).encode()
+
+
+def refusing(*names: str) -> Callable[[dict[str, Any]], Reply]:
+    """Answer only requests without these settings, as OpenAI's reasoning models do."""
+
+    def answer(request: dict[str, Any]) -> Reply:
+        for name in names:
+            if name in request:
+                told = f"Unsupported parameter: '{name}' is not supported with this model."
+                fault = {"message": told, "type": "invalid_request_error", "code": "unsupported_parameter"}
+                return 400, {}, json.dumps({"error": fault | {"param": name}}).encode()
+        return completion("reply to " + request["messages"][-1]["content"])
+
+    return answer
 
 
 def judge(request: dict[str, Any]) -> Reply:
@@ -48,6 +63,7 @@ class Endpoint:
     address: str = ""
     answer: Callable[[dict[str, Any]], Reply] = judge
     latency: float = 0.0
+    slots: int = 1000  # requests that are computed at once; the others wait, and one whose client is gone goes on
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: Counter[str] = field(default_factory=Counter)
     most_at_once: int = 0
@@ -57,6 +73,7 @@ class Endpoint:
 def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
     """Serve on loopback until left."""
     lock, at_once = threading.Lock(), 0
+    slots = threading.Semaphore(endpoint.slots)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -70,7 +87,8 @@ def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
                 at_once += 1
                 endpoint.most_at_once = max(endpoint.most_at_once, at_once)
             try:
-                time.sleep(endpoint.latency)
+                with slots:
+                    time.sleep(endpoint.latency)
                 status, headers, body = endpoint.answer(request)
             finally:
                 with lock:
@@ -90,8 +108,11 @@ def serve(endpoint: Endpoint) -> Iterator[Endpoint]:
             except (BrokenPipeError, ConnectionResetError):  # a client that has waited long enough
                 return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+        daemon_threads = True
+
+    server = Server(("127.0.0.1", 0), Handler)
     endpoint.address = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
     thread.start()

@@ -30,8 +30,18 @@ class Pace:
     sent: int = 0
     newest: int = 0  # of those that were answered, the one that was sent last
     quiet_until: float = 0.0
+    dead: str = ""  # why nothing more is asked: nothing at all has come for as long as a request may wait
     busy: int = 0
+    last: float = 0.0  # when the last reply came
     _waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def note(self) -> str:
+        """What to tell of it beside a bar."""
+        if self.first is None:
+            return ""
+        late = f", {self.late} late" if self.late else ""
+        return f"first reply took {self.first:.1f} s, {max(1, int(self.window))} at once{late}"
 
     @property
     def period(self) -> float:
@@ -79,6 +89,7 @@ class Turn:
     def answered(self) -> None:
         """A reply has come."""
         pace, seconds = self.pace, time.monotonic() - self.began
+        pace.dead, pace.last = "", time.monotonic()
         pace.slowest, pace.newest = max(pace.slowest, seconds), max(pace.newest, self.number)
         if pace.first is None:
             pace.first = seconds
@@ -87,13 +98,27 @@ class Turn:
             pace.window = min(float(pace.most), pace.window + 1 / pace.window)
         pace._wake()
 
-    def too_much(self, quiet: float = 0.0) -> None:
-        """It is late, or the server is busy and wants `quiet` seconds: go on with half as many, once for all of them."""
+    def leave_alone(self, seconds: float) -> None:
+        """The server wants no request for so long."""
+        self.pace.quiet_until = max(self.pace.quiet_until, time.monotonic() + seconds)
+
+    def too_much(self) -> None:
+        """It is late, or the server is busy: go on with half as many, once for all that are under way."""
         pace = self.pace
-        pace.quiet_until = max(pace.quiet_until, time.monotonic() + quiet)
         if self.halvings == pace.halvings:
             pace.halvings += 1
             pace.window = max(1.0, pace.window / 2)
+
+    def failed(self) -> None:
+        """There was no connection, which says nothing of how many the endpoint bears."""
+        if self.pace.first is None:
+            self.pace.window = float(self.pace.most)
+            self.pace._wake()
+
+    def given_up(self, fault: str) -> None:
+        """It was waited for as long as allowed; where nothing else has come meanwhile either, nothing will."""
+        if self.pace.newest < self.number and self.began >= self.pace.last:
+            self.pace.dead = f"{fault}, and nothing else either"
 
     def overtaken(self) -> bool:
         """Whether one that was sent later has been answered: then this one may be lost, not only be queued."""

@@ -45,7 +45,7 @@ def read(body: bytes, request: bytes) -> Reply:
         said = _said(answer, thought, str(finish), reply.get("usage"))
         if "response_format" in asked or "tools" in asked:
             _require_object(said, message, asked)
-        message["content"] = said.text
+        message["content"], reply["said"] = said.text, said._asdict()
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Unsound(NO_COMPLETION) from error
     except ValueError as error:
@@ -56,7 +56,9 @@ def read(body: bytes, request: bytes) -> Reply:
 def _parts(message: dict[str, Any]) -> tuple[str, str, str]:
     """Answer, thinking and refusal of a message, whose content is a text, a list of parts, or null."""
     content = message["content"] if "content" in message or "tool_calls" not in message else None
-    answer, thought, refusal = [], [], [message.get("refusal") or ""]
+    answer: list[str] = []
+    thought: list[str] = []
+    refusal = [str(message.get("refusal") or "")]
     for part in content if isinstance(content, list) else [{"type": "text", "text": content or ""}]:
         kind = str(part.get("type", "text")) if isinstance(part, dict) else "text"
         text = _text(part)
@@ -84,9 +86,10 @@ def _said(answer: str, thought: str, finish: str, usage: Any) -> Said:
     thought = "\n".join(filter(None, (thought, parted.thinking)))
     details = (usage or {}).get("completion_tokens_details") or {}
     tokens = details.get("reasoning_tokens")
-    known = isinstance(tokens, int) and (tokens > 0 or not thought)
-    count = int(tokens) if known else thinking.estimated_tokens(thought)
-    return Said(parted.answer, finish, finish == "length" or not parted.whole, count, not known and bool(thought))
+    cut = finish == "length" or not parted.whole
+    if isinstance(tokens, int) and (tokens > 0 or not thought):
+        return Said(parted.answer, finish, cut, tokens)
+    return Said(parted.answer, finish, cut, thinking.estimated_tokens(thought), bool(thought))
 
 
 def _require_object(said: Said, message: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -122,9 +122,7 @@ class Remote:
             found = asyncio.run(self._answer(prompts, advance))
         return Answered([said for said, _ in found], [reason for _, reason in found])
 
-    async def _answer(
-        self, prompts: Sequence[Prompt], advance: Callable[[int], object]
-    ) -> list[tuple[Said | None, str]]:
+    async def _answer(self, prompts: Sequence[Prompt], advance: Callable[..., object]) -> list[tuple[Said | None, str]]:
         params = self._params
         async with endpoint.client(
             str(params.endpoint),
@@ -140,6 +138,6 @@ class Remote:
                 except endpoint.Failed as failed:
                     return None, str(failed)
                 finally:
-                    advance(1)
+                    advance(1, self._tally.note)
 
             return list(await asyncio.gather(*map(one, prompts)))

@@ -120,7 +120,7 @@ def _compute(
     clock: Clock,
 ) -> Iterator[Part]:
     """Answer and read a chunk; what an endpoint has not served is a failure, with its row where there is an answer."""
-    kept_before = tally.kept_before
+    before = tally.counts()
     with clock.batch(samples=len(chunk)):
         queries, said, reasons, dated = _answer(chunk, generator, clock)
         answered = [(query, each) for query, each in zip(queries, said, strict=True) if each is not None]
@@ -131,7 +131,7 @@ def _compute(
     failures = [Failure(query.id, why) for query, each, why in zip(queries, said, reasons, strict=True) if each is None]
     failures += [Failure(row["item"], why, row) for row in rows if (why := _unread(row, readers))]
     counts = _counts(whole, readers)
-    counts |= {"template_dates": dated, "replies_kept_before": tally.kept_before - kept_before}
+    counts |= {"template_dates": dated} | {name: count - before[name] for name, count in tally.counts().items()}
     done = [row["item"] for row in whole]
     yield Part(done, pd.DataFrame(whole, index=done), counts, failures)
 

@@ -65,11 +65,11 @@ def judged(params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | 
     same.
     """
     with working("judge", len(answers), "answers") as advance:
-        return asyncio.run(_judged(params, answers, tally, advance))
+        return asyncio.run(_judged(params, answers, tally or endpoint.Tally(), advance))
 
 
 async def _judged(
-    params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally | None, advance: Callable[[int], object]
+    params: RagInfer, answers: Sequence[Answer], tally: endpoint.Tally, advance: Callable[..., object]
 ) -> list[Readings]:
     from ragas.embeddings.openai_provider import OpenAIEmbeddings
     from ragas.llms import llm_factory
@@ -110,7 +110,7 @@ async def _judged(
             except Exception as error:  # whatever ragas, instructor or openai make of a bad reply
                 return endpoint.reason(error)
             finally:
-                advance(1)
+                advance(1, tally.note)
             if lacking := [name for name, value in results.items() if math.isinf(value)]:
                 return _lacks(lacking[0])
             return results | {f"error_{name}": _lacks(name) for name, value in results.items() if math.isnan(value)}

@@ -90,6 +90,29 @@ def cost_of_kept_replies(audited: Audited) -> Iterator[Doubt]:
         )
 
 
+@check("an endpoint takes no temperature of 0", "run it again to see how far the figures move")
+def answers_drawn(audited: Audited) -> Iterator[Doubt]:
+    if count := audited.records.origin.get("counts", {}).get("without_temperature", 0):
+        yield (
+            "warn",
+            f"{count} replies came without temperature = 0, which the endpoint refuses: answers are drawn at random, so"
+            " another run has others, but for replies that are kept; run it again with an empty cache to see how far"
+            " the figures move",
+        )
+
+
+@check("replies were late", "raise request_timeout, or lower in_flight")
+def replies_late(audited: Audited) -> Iterator[Doubt]:
+    counts, infer = (audited.records.origin.get(name, {}) for name in ("counts", "infer"))
+    if late := counts.get("replies_late", 0):
+        yield (
+            "info",
+            f"{late} replies were not there within request_timeout = {infer.get('request_timeout', 0):g} s, so that"
+            " fewer requests were sent at once from then on: raise request_timeout where the endpoint is slow, or lower"
+            f" in_flight = {infer.get('in_flight', 0)}",
+        )
+
+
 @check("answers say that they do not know", "compare detectors at one rate of abstention")
 def abstentions(audited: Audited) -> Iterator[Doubt]:
     if share := audited.report.metrics.get("abstained"):
