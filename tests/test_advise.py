@@ -12,6 +12,7 @@ import pytest
 from experiments import STAGES
 from experiments.detect import DETECT
 from experiments.montecarlo import MONTECARLO
+from experiments.rag import RAG
 from harness import __main__ as command_line
 from harness.__main__ import main
 from harness.running.hardware import Profile, load_profiles
@@ -48,6 +49,15 @@ def test_out_of_memory_quantise_then_shorten_then_compute_less_at_once_then_offl
     assert OUT_OF_MEMORY in advise.advise(DETECT, past, GPU)["memory"][0]
     last = {"precision": "nf4", "max_sequence_length": 4000, "batch_tokens": 1, "cleanup_every": 1}
     assert tried("memory", run(OUT_OF_MEMORY, **last)) == ["max_sequence_length=2000", "device_map=auto"]
+
+
+def test_an_endpoint_that_was_too_slow_gets_more_time_and_fewer_requests() -> None:
+    every = RAG.infer_params(endpoint="http://h/v1", model="m").model_dump() | RAG.score_params().model_dump()
+    error = "BadInput: max_error_rate = 0.1: 9 of 12 failed, the first for this reason: no reply within 300 s"
+    need, remedies = advise.advise(RAG, Past(every, {}, error, 24.0), GPU)["speed"]
+    assert error in need
+    assert [(each.setting, each.value) for each in remedies] == [("request_timeout", 240.0), ("in_flight", 4)]
+    assert "speed" not in advise.advise(RAG, Past(every, {}, "BadInput: no such file", 24.0), GPU)
 
 
 @pytest.mark.parametrize(

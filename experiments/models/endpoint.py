@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,10 +148,9 @@ class Transport(httpx2.AsyncBaseTransport):
         """Status and body of the reply to a request, put as the endpoint takes it."""
         model = str(json.loads(content).get("model"))
         refused = self._tally.refused.setdefault((self._address, model), set())
-        for known in [refused] if refused else [set(), *manners.ways(content)]:
+        for known in (refused, set(), *manners.ways(content)):  # however it had to be put when it was asked
             if (reply := self._find(_name(request, manners.put(content, known)), content)) is not None:
-                refused |= known  # it was found out when that reply was asked for
-                return 200, self._counted(reply, refused)
+                return 200, self._counted(reply, known)
         pause = _PAUSE
         spent = 0  # of the attempts: those that failed, and those in whose time nothing has come
         while True:
@@ -281,7 +280,7 @@ class Transport(httpx2.AsyncBaseTransport):
             return reply
         return None
 
-    def _counted(self, reply: Reply, refused: set[str]) -> bytes:
+    def _counted(self, reply: Reply, refused: Set[str]) -> bytes:
         """The body of a reply, which counts as one to what the endpoint takes."""
         for name in refused:
             self._tally.unlike[name] = self._tally.unlike.get(name, 0) + 1

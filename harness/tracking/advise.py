@@ -15,6 +15,7 @@ _GOOD = 0.8  # of the way from guessing to perfect
 _OUT_OF_MEMORY = (  # as torch says it of a GPU and of the processor, Python, the kernel, joblib and CUDA's libraries
     "out of memory", "memoryerror", "allocate memory", "unable to allocate", "killed", "sigkill", "alloc_failed",
 )  # fmt: skip
+_TOO_SLOW = "no reply within"  # as it is said of an endpoint
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def _needs_of_inference(run: Past) -> Iterator[tuple[Goal, str]]:
         peak = max(of_device or of_host, key=lambda name: run.metrics[name], default=None)
         if peak and run.metrics[peak] > _FULL * run.memory_gb:
             yield "memory", f"{peak} {run.metrics[peak]:.1f} of {run.memory_gb:.1f} GiB"
-    if speeds := cost.speeds(run.metrics):
+    if _TOO_SLOW in run.error:
+        yield "speed", f"it failed: {one_line(run.error)[:200]}"
+    elif speeds := cost.speeds(run.metrics):
         yield "speed", ", ".join(f"{name} {value:,.1f}" for name, value in speeds.items())
 
 
