@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -109,14 +110,14 @@ def work(
     failures: list[Failure] = []
     left = ([unit for unit in batch if name(unit) not in journal.done] for batch in batches)
     total, before = (samples_a_unit * count for count in (len(order), len(journal.done)))
-    with working(description, total, samples, before) as advance:
+    with working(description, total, samples, before) as advance, _telling(advance, samples_a_unit) as bar:
         for part, reading in runner((batch for batch in left if batch), context):
             with clock.spending("io"):
                 rows = part.frame.rename_axis(_UNIT).reset_index().astype({_UNIT: "str"})  # also where there is none
                 journal.keep(rows, part.done, part.counts, reading)
             failures += part.failures
             _require_few(failures, len(order), max_error_rate)
-            advance(samples_a_unit * (len(part.done) + len(part.failures)))
+            bar.kept(len(part.done) + len(part.failures))
     with clock.spending("io"):
         known = [{_UNIT: failure.unit, **failure.row} for failure in failures if failure.row is not None]
         tables = [table for table in (journal.frame(), pd.DataFrame(known)) if len(table)]
@@ -127,6 +128,40 @@ def work(
         place = {unit: i for i, unit in enumerate(order)}
         frame = frame.iloc[frame.pop(_UNIT).map(place).argsort(kind="stable")].reset_index(drop=True)
     return frame, failures
+
+
+class _Bar:
+    """How far the work has come: units count when they are kept, or when it is said that they have come before."""
+
+    def __init__(self, advance: Callable[..., None], samples_a_unit: int) -> None:
+        self._advance, self._samples, self._early = advance, samples_a_unit, 0
+
+    def came(self, count: int, note: str = "") -> None:
+        self._early += count
+        self._advance(self._samples * count, note)
+
+    def kept(self, count: int) -> None:
+        told = min(self._early, count)
+        self._early -= told
+        self._advance(self._samples * (count - told))
+
+
+_bars: list[_Bar] = []
+
+
+@contextmanager
+def _telling(advance: Callable[..., None], samples_a_unit: int) -> Iterator[_Bar]:
+    _bars.append(bar := _Bar(advance, samples_a_unit))
+    try:
+        yield bar
+    finally:
+        _bars.remove(bar)
+
+
+def came(count: int, note: str = "") -> None:
+    """Say that so many units of a batch in this process have come, before the batch is at its end and kept."""
+    if _bars:
+        _bars[-1].came(count, note)
 
 
 def records(context: Context, frame: pd.DataFrame, counts: Mapping[str, int], **origin: Any) -> Records:

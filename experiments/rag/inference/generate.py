@@ -10,6 +10,7 @@ from experiments.models import chat, endpoint, generate, language
 from experiments.models.thinking import Said
 from experiments.rag.inference.params import RagInfer
 from harness.progress import counted, working
+from harness.running.work import came
 from harness.stage import BadInput
 
 _INSTRUCTION = (
@@ -139,5 +140,7 @@ class Remote:
                     return None, str(failed)
                 finally:
                     advance(1, self._tally.note)
+                    if not params.judge_endpoint:  # else it has come when it is judged
+                        came(1, self._tally.note)
 
             return list(await asyncio.gather(*map(one, prompts)))

@@ -13,6 +13,7 @@ from experiments.models import endpoint
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer, Read, Readings, Setup
 from harness.progress import working
+from harness.running.work import came
 
 os.environ.setdefault("RAGAS_DO_NOT_TRACK", "true")
 
@@ -111,6 +112,7 @@ async def _judged(
                 return endpoint.reason(error)
             finally:
                 advance(1, tally.note)
+                came(1, tally.note)
             if lacking := [name for name, value in results.items() if math.isinf(value)]:
                 return _lacks(lacking[0])
             return results | {f"error_{name}": _lacks(name) for name, value in results.items() if math.isnan(value)}
