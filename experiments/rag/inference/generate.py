@@ -134,13 +134,14 @@ class Remote:
         ) as client:
 
             async def one(prompt: Prompt) -> tuple[Said | None, str]:
+                said, why = None, ""
                 try:
-                    return await endpoint.complete(client, params.model, messages(prompt), params.max_new_tokens), ""
+                    said = await endpoint.complete(client, params.model, messages(prompt), params.max_new_tokens)
                 except endpoint.Failed as failed:
-                    return None, str(failed)
-                finally:
-                    advance(1, self._tally.note)
-                    if not params.judge_endpoint:  # else it has come when it is judged
-                        came(1, self._tally.note)
+                    why = str(failed)
+                advance(1, self._tally.note)
+                if not params.judge_endpoint:  # else it has come when it is judged
+                    came(1, self._tally.note)
+                return said, why
 
             return list(await asyncio.gather(*map(one, prompts)))

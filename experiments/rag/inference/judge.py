@@ -106,13 +106,15 @@ async def _judged(
             return values
 
         async def row(answer: Answer) -> Readings:
+            results: dict[str, float] | str
             try:
                 results = await scores(answer)
             except Exception as error:  # whatever ragas, instructor or openai make of a bad reply
-                return endpoint.reason(error)
-            finally:
-                advance(1, tally.note)
-                came(1, tally.note)
+                results = endpoint.reason(error)
+            advance(1, tally.note)
+            came(1, tally.note)
+            if isinstance(results, str):
+                return results
             if lacking := [name for name, value in results.items() if math.isinf(value)]:
                 return _lacks(lacking[0])
             return results | {f"error_{name}": _lacks(name) for name, value in results.items() if math.isnan(value)}

@@ -86,9 +86,21 @@ class RagInfer(Params):
     judge_embedder: str | None = Field(
         None, description="embedding model at `judge_endpoint`, for response relevancy (unset: left out)"
     )
-    in_flight: int = Field(16, ge=1, le=256, description="requests to an endpoint at once")
-    request_timeout: float = Field(60, gt=0, le=3600, description="seconds that an endpoint has for one answer")
-    retries: int = Field(4, ge=0, le=20, description="further attempts at a request that failed, with growing pauses")
+    in_flight: int = Field(
+        16, ge=1, le=256, description="requests to an endpoint at once, at most; as many as it bears"
+    )
+    request_timeout: float = Field(
+        60,
+        gt=0,
+        le=3600,
+        description="seconds after which a reply is late: then fewer are asked for at once, and it is waited for",
+    )
+    retries: int = Field(
+        4,
+        ge=0,
+        le=20,
+        description="further attempts at a request that failed, or times that a late one is waited for again",
+    )
     max_error_rate: float = Field(
         0.1, ge=0, le=1, description="fail the run when an endpoint could not serve more of the answers than this"
     )

@@ -178,8 +178,7 @@ def _measure_data(report: Report, frame: pd.DataFrame) -> None:
             report.measure(f"{name}{suffix}", partial(_share, rows, verdict))
         if "achieved" in rows and suffix:
             report.measure(f"achieved{suffix}", partial(_mean, rows, "achieved"))
-    if "thinking_tokens" in frame and frame["thinking_tokens"].any():
-        report.measure("thinking_tokens", lambda: _mean(frame, "thinking_tokens"))
+    report.measure("thinking_tokens", partial(_thinking, frame))
     once = frame.drop_duplicates("group")
     report.measure("recall_at_k", lambda: _mean(once, "recall"))
     report.measure("mrr", lambda: _mean(once, "reciprocal_rank"))
@@ -189,6 +188,12 @@ def _share(frame: pd.DataFrame, verdict: str) -> float:
     if frame.empty:
         raise Undefined("no answer is whole")
     return float((frame["verdict"] == verdict).mean())
+
+
+def _thinking(frame: pd.DataFrame) -> float:
+    if "thinking_tokens" not in frame:
+        raise Undefined("these records do not say what was thought")
+    return float(frame["thinking_tokens"].mean())
 
 
 def _mean(frame: pd.DataFrame, column: str) -> float:
