@@ -94,7 +94,7 @@ def test_neither_console_nor_store_nor_cache_see_the_secret(
 
 def test_a_space_that_holds_a_secret_is_refused_without_it(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
-    file.write_text(f'stage: rag\nfields:\n  judge_endpoint: {{choices: ["{SECRET[0]}", "http://host/v1"]}}\n')
+    file.write_text(f'stage: rag\nfields:\n  judge_endpoint: ["{SECRET[0]}", "http://host/v1"]\n')
     with pytest.raises(BadInput, match=r"judge_endpoint = http://host/v1: must be an address without user") as caught:
         space.load(str(file), RAG, {})
     assert CANARY not in str(caught.value)

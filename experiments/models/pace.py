@@ -56,6 +56,9 @@ class Pace:
             self._waiting.append(free)
             try:
                 await free
+            except asyncio.CancelledError:
+                self._wake()  # somebody else, if it was this one's turn
+                raise
             finally:
                 if free in self._waiting:
                     self._waiting.remove(free)
