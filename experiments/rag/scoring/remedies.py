@@ -15,12 +15,12 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
     yield from remedies.lighter(settings)
     if settings["batch_size"] > 1:
         yield Remedy("memory", "batch_size", settings["batch_size"] // 2, f"it is {settings['batch_size']}")
-    if not metrics and (settings["endpoint"] or settings["judge_endpoint"]):  # it failed: see how it would not
+    if not metrics and (settings.get("endpoint") or settings.get("judge_endpoint")):  # it failed: see how it would not
         seconds, at_once = settings["request_timeout"], settings["in_flight"]
         slow = f"it is {seconds:g} s, waited for {settings['retries'] + 1} times"
         yield Remedy("speed", "request_timeout", min(4 * seconds, 3600.0), f"{slow}: a slow endpoint needs longer")
         yield Remedy("speed", "in_flight", max(1, at_once // 4), f"it is {at_once}: one answers while others wait")
-    faster = {"generation": "in_flight" if settings["endpoint"] else "batch_size"} | {
+    faster = {"generation": "in_flight" if settings.get("endpoint") else "batch_size"} | {
         detector.name: detector.faster for detector in DETECTORS if detector.faster
     }
     seconds = {name: metrics.get(f"seconds_per_1000/{name}", 0.0) for name in faster}
