@@ -110,11 +110,12 @@ def tower(visual: nn.Module) -> VisionModel:
     def no_text(captions: list[str]) -> torch.Tensor:
         raise NotImplementedError
 
-    return vision.take_apart(visual.eval(), _no_pixels, no_text, 1.0, torch.device("cpu"), torch.float32)
+    built = vision.Built(visual.eval(), visual, preprocess, no_text, 1.0)
+    return vision.assemble("tiny", built, torch.device("cpu"), torch.float32)
 
 
-def _no_pixels(image: Image.Image) -> torch.Tensor:
-    raise NotImplementedError
+def preprocess(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.resize((32, 32)), np.float32)).permute(2, 0, 1) / 128 - 1
 
 
 @pytest.fixture(scope="session")
@@ -161,7 +162,7 @@ def test_attention_written_out_is_the_same_attention() -> None:
         ({"name": "ViT-B-32"}, "pretrained is needed: a file of weights, or a tag of ViT-B-32: openai"),
         ({"name": "./nowhere"}, "no such folder"),
         ({"name": "builtin", "library": "transformers"}, "needs its config.json, which the folder has not; library=o"),
-        ({"name": "@siglip"}, "library=open_clip needs its open_clip_config.json"),
+        ({"name": "@siglip"}, "library=open_clip needs its open_clip_config.json, which the folder has not; library=t"),
         ({"name": "@siglip", "library": "transformers", "pretrained": "x"}, "pretrained = x: library=transformers"),
         ({"name": "google/siglip2-base-patch16-224", "library": "transformers"}, "transformers cannot load it"),
     ],

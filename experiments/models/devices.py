@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -21,3 +24,16 @@ def spare_threads(network: nn.Module, device: str) -> None:
     """
     if device == "cpu" and sum(parameter.numel() for parameter in network.parameters()) < _SMALL:
         torch.set_num_threads(1)
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Within it, products of fp32 are those of fp32, even where a hardware profile trades their last bits for speed."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

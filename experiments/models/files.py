@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.progress import working
 from harness.stage import BadInput, some
@@ -18,6 +19,7 @@ _OF_OTHERS = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.
 _WEIGHTS = ("*.safetensors", "*.bin")
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 _CONFIGS = {"open_clip": "open_clip_config.json", "transformers": "config.json"}
+ENCODERS = {"clip": "CLIP", "metaclip_2": "MetaCLIP 2", "siglip": "SigLIP, and SigLIP2 of a fixed resolution"}
 
 
 def digest(files: Iterable[tuple[str, Path]]) -> str:
@@ -141,14 +143,41 @@ def locate_encoder(name: str, library: str) -> Path | None:
     wanted = _CONFIGS[library]
     if not (folder / wanted).is_file():
         other = next((each for each, file in _CONFIGS.items() if each != library and (folder / file).is_file()), None)
+        if other == "transformers":
+            require_encoder(name, _config(name, folder / _CONFIGS[other]))
         hint = f"; library={other} may read it" if other else ""
         raise BadInput(f"encoder = {name}: library={library} needs its {wanted}, which the folder has not{hint}")
-    if library == "open_clip":
-        try:
-            json.loads((folder / wanted).read_text())["model_cfg"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"encoder = {name}: {wanted} holds no model_cfg: {brief(error)}") from error
+    config = _config(name, folder / wanted)
+    if library == "transformers":
+        require_encoder(name, config)
+    elif not isinstance(config.get("model_cfg"), dict):
+        raise BadInput(f"encoder = {name}: {wanted} holds no model_cfg")
     return folder
+
+
+def _config(name: str, file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"encoder = {name}: {file.name} is no JSON: {brief(error)}") from error
+    if not isinstance(config, dict):
+        raise BadInput(f"encoder = {name}: {file.name} holds no settings")
+    return config
+
+
+def require_encoder(name: str, config: Mapping[str, Any]) -> None:
+    """BadInput for a configuration of transformers that is no image and text encoder which it can be asked for."""
+    kind = config.get("model_type")
+    if kind not in ENCODERS:
+        raise BadInput(
+            f"encoder = {name}: model_type {kind} of transformers is not supported; allowed: {told_encoders()};"
+            f" library=open_clip has others, and wants a folder with {_CONFIGS['open_clip']}"
+        )
+
+
+def told_encoders() -> str:
+    """What transformers may load, in words."""
+    return ", ".join(f"{kind} ({words})" for kind, words in ENCODERS.items())
 
 
 def digest_encoder(name: str, library: str, pretrained: str | None) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,21 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from experiments.models import devices, files
+from experiments.models import devices, files, towers
+from experiments.models.towers import Encode, Tower
 from harness.progress import working
 from harness.stage import BadInput, suggest
 
 
 @dataclass(frozen=True)
 class VisionModel:
-    """An image encoder in evaluation mode: `finish(blocks(embed(pixels)))` gives embeddings (b, d), not normalised.
+    """An image encoder in evaluation mode: pixels -> embeddings (b, d), not normalised; `tail(trunk(pixels))` are they.
 
     `visual` holds every part, so that a part's name is its name in there.  `projection` is the part whose output is
     the input of the last projection into the embedding space where that is no layer of its own, else None.
     """
 
-    visual: nn.Module
-    blocks: Sequence[nn.Module]
-    embed: Callable[[torch.Tensor], torch.Tensor]
-    finish: Callable[[torch.Tensor], torch.Tensor]
+    tower: Tower
     preprocess: Callable[[Image.Image], torch.Tensor]  # RGB -> (3, height, width), normalised
     encode_text: Callable[[list[str]], torch.Tensor]  # captions -> (c, d), of unit length
     logit_scale: float
@@ -38,22 +37,27 @@ class VisionModel:
     dtype: torch.dtype
     projection: nn.Module | None = None
 
+    @property
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        return self.tower.visual
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Its blocks, or itself where it cannot be taken apart."""
+        return self.tower.blocks
+
     def trunk(self, pixels: torch.Tensor, depth: int) -> torch.Tensor:
-        """Pixels (b, 3, height, width) -> what comes out of the first `depth` blocks."""
-        states = self.embed(pixels)
-        for block in self.blocks[:depth]:
-            states = block(states)
-        return states
+        """Pixels (b, 3, height, width) -> what comes out of the first `depth` blocks; of none, the pixels."""
+        return self.tower.trunk(pixels, depth)
 
     def tail(self, states: torch.Tensor, depth: int) -> torch.Tensor:
         """What `trunk` gave -> embeddings (b, d)."""
-        for block in self.blocks[depth:]:
-            states = block(states)
-        return self.finish(states)
+        return self.tower.tail(states, depth)
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (b, 3, height, width) -> embeddings (b, d)."""
-        return self.tail(self.trunk(pixels, 0), 0)
+        return self.tail(pixels, 0)
 
     def computing(self) -> AbstractContextManager[Any]:
         """Within it, products are computed in the model's precision."""
@@ -76,12 +80,42 @@ def load(
     folder = files.locate_encoder(name, library)
     build = _open_clip if library == "open_clip" else _transformers
     with working(f"load {name}"):
-        model = build(name, folder, pretrained, torch.device(device), devices.DTYPES[precision])
+        built = build(name, folder, pretrained, torch.device(device))
+        devices.spare_threads(built.visual, device)
+        return assemble(name, built, torch.device(device), devices.DTYPES[precision], split_attention=split_attention)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a library gives, in fp32: the image tower, its own road from pixels to embeddings, and what texts need."""
+
+    visual: nn.Module
+    encode_image: Encode
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    encode_text: Callable[[list[str]], torch.Tensor]
+    logit_scale: float
+
+
+def assemble(
+    name: str, built: Built, device: torch.device, dtype: torch.dtype, *, split_attention: bool = False
+) -> VisionModel:
+    """The encoder, proven on a pair of pictures to give in parts what its library gives, or refused in a BadInput."""
+    visual, pixels = built.visual, towers.pair(name, built.preprocess).to(device, torch.float32)
+    expected = towers.whole(name, visual, built.encode_image, pixels)
     if split_attention:
-        split(model.visual)
-    devices.spare_threads(model.visual, device)
-    lower(model.visual, model.dtype)
-    return model
+        split(visual)
+        towers.whole(name, visual, lambda _: expected, pixels)
+    tower = towers.take_apart(visual, pixels, expected)
+    lower(visual, dtype)
+    made = (built.preprocess, built.encode_text, built.logit_scale, device, dtype)
+    return VisionModel(tower, *made, _before_projection(visual))
+
+
+def _before_projection(visual: nn.Module) -> nn.Module | None:
+    """Of open_clip's own tower the last norm, which its last projection, no layer, is applied to."""
+    parts = dict(visual.named_children())
+    ends = getattr(visual, "proj", None) is not None and not getattr(visual, "attn_pool_type", "")
+    return parts.get("ln_post") if ends else None
 
 
 def require_precision(precision: str, device: str) -> None:
@@ -109,7 +143,9 @@ class SplitAttention(nn.Module):
 
     def __init__(self, native: nn.MultiheadAttention) -> None:
         super().__init__()
-        weights, biases = native.in_proj_weight.chunk(3), native.in_proj_bias.chunk(3)
+        own = (native.q_proj_weight, native.k_proj_weight, native.v_proj_weight)  # where keys are of another width
+        weights = native.in_proj_weight.chunk(3) if native.in_proj_weight is not None else own
+        biases = (None,) * 3 if native.in_proj_bias is None else native.in_proj_bias.chunk(3)
         self.q_proj, self.k_proj, self.v_proj = (
             _linear(weight, bias) for weight, bias in zip(weights, biases, strict=True)
         )
@@ -134,18 +170,18 @@ def split(visual: nn.Module) -> None:
             setattr(parent, name.rpartition(".")[2], SplitAttention(module))
 
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach())
     return layer
 
 
 # --- open_clip -------------------------------------------------------------------------------------------------------
 
 
-def _open_clip(
-    name: str, folder: Path | None, pretrained: str | None, device: torch.device, dtype: torch.dtype
-) -> VisionModel:
+def _open_clip(name: str, folder: Path | None, pretrained: str | None, device: torch.device) -> Built:
     import open_clip
 
     known = open_clip.list_models()
@@ -173,64 +209,37 @@ def _open_clip(
         with torch.no_grad():
             return functional.normalize(model.encode_text(tokenize(captions).to(device)).float(), dim=-1)
 
-    return take_apart(model.visual, preprocess, encode_text, float(model.logit_scale.detach().exp()), device, dtype)
+    return of_open_clip(model, preprocess, encode_text)
 
 
-def take_apart(
-    visual: Any,
+def of_open_clip(
+    model: Any,
     preprocess: Callable[[Image.Image], torch.Tensor],
     encode_text: Callable[[list[str]], torch.Tensor],
-    logit_scale: float,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> VisionModel:
-    """Take an open_clip image tower apart at its blocks; one laid out otherwise is a single block."""
-    blocks: Sequence[nn.Module]
-    projection = None
-    trunk = getattr(visual, "trunk", None)  # timm's
-    if hasattr(visual, "_embeds") and hasattr(visual, "transformer") and not visual.output_tokens:
-        blocks, embed = list(visual.transformer.resblocks), visual._embeds
+) -> Built:
+    """What open_clip gives with one of its models."""
 
-        def finish(states: torch.Tensor) -> torch.Tensor:
-            pooled: torch.Tensor = visual._pool(states)[0]
-            return pooled if visual.proj is None else pooled @ visual.proj.to(pooled.dtype)
+    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
+        return model.encode_image(pixels, normalize=False)  # type: ignore[no-any-return]
 
-        projection = visual.ln_post if visual.proj is not None and visual.attn_pool is None else None
-    elif trunk is not None and all(hasattr(trunk, part) for part in ("_pos_embed", "norm_pre", "blocks", "norm")):
-        blocks = list(trunk.blocks)
-
-        def embed(pixels: torch.Tensor) -> torch.Tensor:
-            return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))  # type: ignore[no-any-return]
-
-        def finish(states: torch.Tensor) -> torch.Tensor:
-            return visual.head(trunk.forward_head(trunk.norm(states)))  # type: ignore[no-any-return]
-
-    else:
-        blocks, embed, finish = [visual], nn.Identity(), nn.Identity()
-    return VisionModel(visual, blocks, embed, finish, preprocess, encode_text, logit_scale, device, dtype, projection)
+    return Built(model.visual, encode_image, preprocess, encode_text, float(model.logit_scale.detach().exp()))
 
 
 # --- transformers ----------------------------------------------------------------------------------------------------
 
 
-def _transformers(
-    name: str, folder: Path | None, pretrained: str | None, device: torch.device, dtype: torch.dtype
-) -> VisionModel:
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
-    from transformers.utils import logging as chatter
-
+def _transformers(name: str, folder: Path | None, pretrained: str | None, device: torch.device) -> Built:
     if pretrained is not None:
         raise BadInput(f"pretrained = {pretrained}: library=transformers takes the weights of the encoder's own folder")
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+    from transformers.utils import logging as chatter
+
     chatter.disable_progress_bar()
     chatter.set_verbosity_error()
     source = str(folder or name)
     try:
         config = AutoConfig.from_pretrained(source)
-        if config.model_type != "siglip":
-            raise BadInput(
-                f"encoder = {name}: model_type {config.model_type} of transformers is not supported; siglip is (SigLIP,"
-                " and SigLIP2 of a fixed resolution); library=open_clip has others"
-            )
+        files.require_encoder(name, config.to_dict())
         model, loaded = AutoModel.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
         processor = AutoImageProcessor.from_pretrained(source)
     except BadInput:
@@ -240,40 +249,46 @@ def _transformers(
     if missing := sorted(loaded["missing_keys"]):  # transformers would fill these with random numbers
         raise BadInput(f"encoder = {name}: its weights lack {len(missing)}, such as {missing[0]}")
     model.to(device).eval()
-    visual = model.vision_model
 
     def preprocess(image: Image.Image) -> torch.Tensor:
         return torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"][0])
 
-    def encode_text(captions: list[str]) -> torch.Tensor:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            raise BadInput(f"encoder = {name}: captions need its tokenizer: {files.brief(error)}") from error
-        length = config.text_config.max_position_embeddings
-        ids = tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        with torch.no_grad():
-            features = model.text_model(input_ids=ids["input_ids"].to(device)).pooler_output
-        return functional.normalize(features.float(), dim=-1)
+    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
+        return towers.read(model.get_image_features(pixel_values=pixels))
 
-    def finish(states: torch.Tensor) -> torch.Tensor:
-        return visual.head(visual.post_layernorm(states))  # type: ignore[no-any-return]
-
-    layers = [_Layer(layer) for layer in visual.encoder.layers]
+    projection = getattr(model, "visual_projection", None)
+    visual = model.vision_model if projection is None else _Projected(model.vision_model, projection)
     scale = float(model.logit_scale.detach().exp())
-    return VisionModel(visual, layers, visual.embeddings, finish, preprocess, encode_text, scale, device, dtype)
+    return Built(visual, encode_image, preprocess, partial(_encode_text, name, source, model, device), scale)
 
 
-class _Layer(nn.Module):
-    """A transformers layer, which wants to be told that nothing is masked."""
+def _encode_text(name: str, source: str, model: Any, device: torch.device, captions: list[str]) -> torch.Tensor:
+    """Captions -> embeddings (c, d) of unit length, padded as the model was trained: SigLIP sees its padding."""
+    from transformers import AutoTokenizer
 
-    def __init__(self, layer: nn.Module) -> None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"encoder = {name}: captions need its tokenizer: {files.brief(error)}") from error
+    length = model.config.text_config.max_position_embeddings
+    tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    given = {"input_ids": tokens["input_ids"].to(device)}
+    if hasattr(model, "text_projection"):
+        given["attention_mask"] = tokens["attention_mask"].to(device)
+    with torch.no_grad():
+        features = towers.read(model.get_text_features(**given))
+    return functional.normalize(features.float(), dim=-1)
+
+
+class _Projected(nn.Module):
+    """A CLIP's image tower with its projection, as transformers keeps them side by side."""
+
+    def __init__(self, vision_model: nn.Module, visual_projection: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        self.vision_model, self.visual_projection = vision_model, visual_projection
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.layer(states, None)
-        return output
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.visual_projection(towers.read(self.vision_model(pixel_values=pixels)))  # type: ignore[no-any-return]
 
 
 def _quiet(record: logging.LogRecord) -> bool:

@@ -169,12 +169,9 @@ def random_encoder(case: Case, device: str) -> VisionModel:
     with torch.device(device):
         visual = VisionTransformer(224, 32, case.width, case.layers, case.width // 64, 4.0, output_dim=512).eval()
     preprocess = image_transform(224, is_train=False)
-    dtype = devices.DTYPES[case.precision]
-    model = vision.take_apart(visual, preprocess, _no_text, 1.0, torch.device(device), dtype)
-    if case.sites.startswith("last-"):
-        vision.split(visual)
-    vision.lower(visual, dtype)
-    return model
+    built = vision.Built(visual, visual, preprocess, _no_text, 1.0)
+    dtype, split = devices.DTYPES[case.precision], case.sites.startswith("last-")
+    return vision.assemble("random", built, torch.device(device), dtype, split_attention=split)
 
 
 def write(folder: Path, count: int) -> list[Item]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from experiments.models import devices
 from experiments.montecarlo.inference.compute import Sampling, Unit, load, prepare
 from experiments.montecarlo.inference.images import evenly
 from experiments.montecarlo.inference.params import ORIGINAL, PREFIX
@@ -24,7 +25,8 @@ def check(sampling: Sampling, device: str, pixels: Pixels, frame: pd.DataFrame) 
     chosen = evenly([view for view in pixels.views if view.variant == ORIGINAL], sampling.params.precision_check)
     exact = sampling.params.model_copy(update={"precision": "fp32", "compile": False})
     encoder = prepare(replace(sampling, params=exact, passes=sampling.passes[:1]), load(exact, device), pixels)
-    (part,) = encoder.compute([Unit(view, 0) for view in chosen], Clock())
+    with devices.exact():
+        (part,) = encoder.compute([Unit(view, 0) for view in chosen], Clock())
     encoder.dropout.remove()  # hooks refer to what they hang on, which would keep the encoder
     same = frame[(frame["variant"] == ORIGINAL) & (frame["trial"] == 0) & (frame["passes"] == sampling.passes[0])]
     lower, higher = same.set_index("image"), part.frame.set_index("image")

@@ -12,6 +12,7 @@ from experiments.models import vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo.inference import passes
 from experiments.montecarlo.inference.dropout import Dropout, attach, key
+from experiments.montecarlo.inference.halving import forgiving
 from experiments.montecarlo.inference.params import MontecarloInfer
 from experiments.montecarlo.inference.pixels import Pixels, View
 from harness.measuring.clock import Clock
@@ -42,18 +43,22 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Mapped:
-    """A sampling whose pixels lie in a file, where every worker can look at them; sites are tried out on `pair`."""
+    """A sampling whose pixels lie in a file, where every worker can look at them; sites are tried out on `pair`.
+
+    `size` is how many images a batch has.
+    """
 
     sampling: Sampling
     file: str
     shape: tuple[int, ...]
     pair: tuple[View, ...]
+    size: int
 
     def load(self, device: str) -> Compute[Unit]:
         """An encoder of the worker's own, with dropout in it until the worker lets it go."""
         model = load(self.sampling.params, device)
         pixels = Pixels.mapped(self.file, self.shape, model.dtype, list(self.pair))
-        return prepare(self.sampling, model, pixels).compute
+        return forgiving(self.sampling.params, prepare(self.sampling, model, pixels).compute, self.size)
 
 
 @dataclass(frozen=True)

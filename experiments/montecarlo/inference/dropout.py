@@ -33,7 +33,7 @@ class Site:
 
     name: str
     module: nn.Module
-    depth: int  # the block it lies in; the number of blocks where it lies after all of them
+    depth: int  # how many blocks come before the one it lies in; all, where it lies after them
     after: bool = False
     size: int = 0
     dropped: torch.Tensor | None = None
@@ -147,16 +147,17 @@ def attached(model: VisionModel, sites: str, p: float, seed: int, pixels: torch.
 
 def choose(model: VisionModel, sites: str) -> list[Site]:
     """The linear layers that a preset or a regular expression names, first to last; BadInput where there is none."""
-    depth_of = {part: depth for depth, block in enumerate(model.blocks) for part in block.modules()}
-    last = len(model.blocks)
+    depth_of, last = model.tower.depth_of(), len(model.blocks)
     layers = [
-        Site(name, module, depth_of.get(module, last))
+        Site(name, module, depth_of[module])
         for name, module in model.visual.named_modules()
         if isinstance(module, nn.Linear)
     ]
     if model.projection is not None:
-        layers.append(Site(PROJECTION, model.projection, last, after=True))
+        layers.append(Site(PROJECTION, model.projection, depth_of[model.projection], after=True))
     if match := _LAST.fullmatch(sites):
+        if model.tower.whole:
+            raise BadInput(f"sites = {sites}: the encoder runs as one block, for {model.tower.whole}; name its layers")
         if (count := int(match[1])) > last:
             raise BadInput(f"sites = {sites}: the encoder has {last} blocks")
         return [site for site in layers if last - count <= site.depth < last]

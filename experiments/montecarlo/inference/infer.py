@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,14 +11,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.models import digits
+from experiments.models import digits, files
 from experiments.models.vision import VisionModel
-from experiments.montecarlo.inference import images, passes, pixels
+from experiments.montecarlo.inference import batch, halving, images, passes, pixels
 from experiments.montecarlo.inference.check import check
 from experiments.montecarlo.inference.compute import Encoder, Mapped, Sampling, Unit, load, prepare
 from experiments.montecarlo.inference.params import BUILT_IN, ORIGINAL, MontecarloInfer
-from experiments.montecarlo.inference.pixels import Pixels
-from harness.progress import counted
+from experiments.montecarlo.inference.pixels import Pixels, View
+from harness.progress import working
+from harness.running import cache
 from harness.running.work import Runner, here, in_workers, records, work
 from harness.stage import BadInput, Context, Records
 
@@ -41,8 +44,9 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         with clock.warmup():
             encoder = prepare(sampling, model, decoded)
             stack.callback(encoder.dropout.remove)
+            size = _batch_images(params, encoder, context)
         clock.forget_peak()
-        frame = _run(sampling, encoder, decoded, context)
+        frame = _run(sampling, encoder, size, context)
         with clock.warmup():
             inexact = params.precision != "fp32" and params.precision_check
             checked = check(sampling, context.device, decoded, frame) if inexact else {}
@@ -55,6 +59,8 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         sites=[site.name for site in encoder.dropout.sites],
         blocks=len(model.blocks),
         blocks_before_sites=encoder.depth,
+        one_block=model.tower.whole,
+        batch_images=size,
         broken=decoded.broken,
         pixels_moved=decoded.moved,
         checked=checked,
@@ -69,13 +75,28 @@ def numbers(given: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _run(sampling: Sampling, encoder: Encoder, decoded: Pixels, context: Context) -> pd.DataFrame:
+def _batch_images(params: MontecarloInfer, encoder: Encoder, context: Context) -> int:
+    """The batch size given, or found for this encoder and these sites on this hardware."""
+    if params.batch_images != "auto":
+        return params.batch_images
+    devices = torch.cuda.device_count() if context.device == "cuda" else 1
+
+    @working("find the batch size")
+    def find() -> int:
+        return batch.find(encoder, context.device, -(-params.workers // devices))
+
+    deciding = params.model_dump(include={"sites", "attention", "trunk", "precision", "compile", "workers"})
+    made_of = f"{files.digest_encoder(params.encoder, params.library, params.pretrained)} {deciding}"
+    return cache.remember(f"batch_images-{context.hardware}-{hashlib.sha256(made_of.encode()).hexdigest()}", find)
+
+
+def _run(sampling: Sampling, encoder: Encoder, size: int, context: Context) -> pd.DataFrame:
     """Every image in every trial, some images in all their trials at a time."""
-    trials, size = range(sampling.params.mc_trials), sampling.params.batch_images
+    trials, decoded = range(sampling.params.mc_trials), encoder.pixels
     chunks = [decoded.views[start : start + size] for start in range(0, len(decoded.views), size)]
-    runner: Runner[Unit] = here(encoder.compute)
+    runner: Runner[Unit] = here(halving.forgiving(sampling.params, encoder.compute, size))
     if sampling.params.workers > 1:
-        mapped = Mapped(sampling, str(decoded.file), tuple(decoded.tensor.shape), tuple(decoded.views[:2]))
+        mapped = Mapped(sampling, str(decoded.file), tuple(decoded.tensor.shape), tuple(decoded.views[:2]), size)
         runner = in_workers(mapped, sampling.params.workers)
     frame, _ = work(
         context,
@@ -95,12 +116,14 @@ def _describe(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]:
     """What one plain pass says of each original image, by name, and its embedding."""
     views = [view for view in decoded.views if view.variant == ORIGINAL]
-    plain = []
+
+    def compute(some: Sequence[View]) -> torch.Tensor:
+        return passes.in_fp64(model(decoded.batch(some, model))).cpu()
+
     with torch.inference_mode(), model.computing():
-        starts = range(0, len(views), params.batch_images)
-        for start in counted(starts, "one plain pass", "batches"):
-            batch = decoded.batch(views[start : start + params.batch_images], model)
-            plain.append(passes.in_fp64(model(batch)).cpu())
+        auto = params.batch_images == "auto"
+        size = halving.PLAIN if params.batch_images == "auto" else params.batch_images
+        plain = halving.in_batches(views, size, compute, halving=auto)
     embeddings = torch.cat(plain)
     names = [view.item.name for view in views]
     by_name = dict(zip(names, embeddings.float().numpy(), strict=True))

@@ -19,7 +19,7 @@ class MontecarloInfer(Params):
 
     encoder: str = Field("builtin", description="vision encoder: `builtin`, a folder, or a name that `library` knows")
     library: Literal["open_clip", "transformers"] = Field(
-        "open_clip", description="what loads the encoder: open_clip, or transformers (SigLIP and SigLIP2)"
+        "open_clip", description="what loads the encoder: open_clip, or transformers (CLIP, SigLIP and SigLIP2)"
     )
     pretrained: str | None = Field(
         None, description="open_clip names: the tag of the weights, or a file that holds them"
@@ -50,7 +50,9 @@ class MontecarloInfer(Params):
     ablation: Annotated[int, Decides("which images are judged blurred and downsampled")] = Field(
         40, ge=0, le=10**6, description="images that are also computed blurred and downsampled"
     )
-    batch_images: int = Field(64, ge=1, le=10**5, description="images computed at once")
+    batch_images: Literal["auto"] | Annotated[int, Field(ge=1, le=10**5)] = Field(
+        64, description="images computed at once; auto: what free memory allows, and half of it where that runs out"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="below fp32: autocast; statistics are accumulated in fp64 always"
     )

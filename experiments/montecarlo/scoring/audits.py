@@ -109,6 +109,23 @@ def images_sixteen_bit(audited: Audited) -> Iterator[Doubt]:
     )
 
 
+@check("the encoder cannot be taken apart at its blocks", "expect no gain of trunk=once")
+def encoder_in_one_block(audited: Audited) -> Iterator[Doubt]:
+    if why := audited.records.origin.get("one_block"):
+        yield "info", f"the encoder runs as one block, for {why}: trunk=once gains nothing, its numbers are the same"
+
+
+@check("memory ran out for the batch that was found", "set batch_images")
+def batches_halved(audited: Audited) -> Iterator[Doubt]:
+    origin = audited.records.origin
+    if count := origin.get("counts", {}).get("batches_halved"):
+        yield (
+            "info",
+            f"memory ran out {count} times in batches of {origin['batch_images']} images or what was left of them,"
+            " which were halved: that took time, and changes no number; set batch_images",
+        )
+
+
 @check("pixels did not fit where they are fastest", "make room, or set pixels")
 def pixels_moved(audited: Audited) -> Iterator[Doubt]:
     if why := audited.records.origin.get("pixels_moved"):

@@ -29,7 +29,8 @@ def after(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator
 
 def _memory(settings: Mapping[str, Any]) -> Iterator[Remedy]:
     batch = settings["batch_images"]
-    yield Remedy("memory", "batch_images", max(1, batch // 4), f"it is {batch}: activations shrink with it")
+    if batch != "auto":  # which takes what there is
+        yield Remedy("memory", "batch_images", max(1, batch // 4), f"it is {batch}: activations shrink with it")
     yield Remedy("memory", "pixels", "mmap", f"it is {settings['pixels']}; pixels then take no memory")
     for lower in ("bf16", "fp16"):
         yield Remedy("memory", "precision", lower, f"weights take half of what {settings['precision']} needs")
