@@ -15,7 +15,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from experiments import STAGES
-from harness.running import gpus
+from experiments.models import devices
+from harness.running import gpus, work
 from harness.running.hardware import Machine, Profile, choose_profile, find_machine, load_profiles
 from harness.stage import BadInput
 
@@ -121,16 +122,46 @@ def test_the_environment_of_a_profile_gives_way_to_the_users(monkeypatch: pytest
         torch.set_num_threads(threads)
 
 
-def test_only_a_profile_that_says_so_trades_precision_of_fp32_for_speed() -> None:
-    assert [profile.tag for profile in PROFILES if profile.tf32] == ["rtx-5000-ada"]
-    (ada,) = [profile for profile in PROFILES if profile.tf32]
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+CUDA = [profile for profile in PROFILES if profile.match.device == "cuda"]
+
+
+def test_every_cuda_profile_and_no_other_trades_precision_of_fp32_for_speed() -> None:
+    assert len(CUDA) > 5
+    assert [profile.tag for profile in PROFILES if profile.tf32] == [profile.tag for profile in CUDA]
+
+
+@pytest.mark.parametrize("profile", CUDA, ids=lambda profile: profile.tag)
+def test_a_cuda_profile_sets_tf32_and_has_cudnn_try_its_kernels(profile: Profile) -> None:
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    cudnn.benchmark = False
     try:
-        ada.apply()
-        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark) == ("high", True)
+        profile.apply()
+        assert (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32) == ("high", True, True)
+        assert torch.backends.cuda.matmul.allow_tf32
+        with devices.exact():  # where a proof or a comparison means fp32
+            assert (torch.get_float32_matmul_precision(), cudnn.allow_tf32) == ("highest", False)
+        assert (torch.get_float32_matmul_precision(), cudnn.allow_tf32) == ("high", True)
     finally:
         torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        cudnn.benchmark = before[1]
+
+
+def test_a_worker_process_computes_as_its_profile_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied: list[str] = []
+    monkeypatch.setattr(Profile, "apply", lambda self: applied.append(self.tag))
+    monkeypatch.setattr(work, "die_with_parent", lambda: None)
+    monkeypatch.setattr(work, "_loaded", {})
+
+    class Job:
+        def load(self, device: str) -> Any:
+            assert applied == ["cuda"]
+
+    job = Job()
+    for _ in range(2):
+        work._load(job, "cpu", "cuda")
+    assert applied == ["cuda"]
 
 
 def test_a_cpu_profile_may_be_asked_for_on_a_machine_that_has_a_gpu() -> None:

@@ -236,7 +236,7 @@ def test_a_worker_lets_its_job_go_before_it_loads_another(monkeypatch: pytest.Mo
             return held
 
     for number in (1, 1, 2, 1):
-        module._load(Heavy(number), "cpu")
+        module._load(Heavy(number), "cpu", "cpu-x86_64")
     assert len(references) == 3
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from experiments.models import packed
+from experiments.models import devices, packed
 from experiments.models.packed import PACKED, Piece
 from experiments.models.residuals import Added, Event, Seen, find, first_tensor, ratio
 from harness.stage import BadInput
@@ -61,7 +61,8 @@ def prove(model: Model) -> Proof:
     """Find out how a model may be run and what is to be read of it; BadInput names layer, part and by how much."""
     chosen = model.network.config._attn_implementation
     try:
-        return _prove(model)
+        with devices.exact():
+            return _prove(model)
     except BadInput:
         raise
     except (TypeError, ValueError, RuntimeError, KeyError, IndexError, AttributeError, AssertionError) as error:

@@ -18,6 +18,7 @@ import pandas as pd
 from harness.measuring.clock import Clock
 from harness.measuring.cost import Cost, Reading
 from harness.progress import working
+from harness.running.hardware import load_profiles
 from harness.stage import BadInput, Records
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def in_workers(job: Job[U], count: int) -> Runner[U]:
     def run(batches: Iterable[Sequence[U]], context: Context) -> Iterator[tuple[Part, Reading]]:
         from joblib import Parallel, delayed
 
-        clock, where = context.clock, (job, context.device)
+        clock, where = context.clock, (job, context.device, context.hardware)
         with clock.warmup(), working(f"load the model in {count} processes"):  # kept for the calls that follow
             Parallel(n_jobs=count)(delayed(_load)(*where) for _ in range(count))
         parallel = Parallel(n_jobs=count, return_as="generator_unordered")
@@ -183,16 +184,19 @@ def _require_few(failures: Sequence[Failure], total: int, max_error_rate: float)
 _loaded: dict[Any, tuple[Compute[Any], Clock]] = {}  # the one job that it holds
 
 
-def _in_worker(job: Job[U], device: str, batch: Sequence[U]) -> list[tuple[Part, Reading]]:
-    _load(job, device)
+def _in_worker(job: Job[U], device: str, hardware: str, batch: Sequence[U]) -> list[tuple[Part, Reading]]:
+    _load(job, device, hardware)
     compute, clock = _loaded[job, device]
     return [(part, clock.lap()) for part in compute(batch, clock)]
 
 
-def _load(job: Job[Any], device: str) -> None:
-    """Load a job at a worker's first task; what it held of one before is let go first."""
+def _load(job: Job[Any], device: str, hardware: str) -> None:
+    """Load a job at a worker's first task, under the hardware profile; what it held of one before is let go first."""
     if (job, device) not in _loaded:
         die_with_parent()
+        for profile in load_profiles():
+            if profile.tag == hardware:
+                profile.apply()
         _loaded.clear()
         gc.collect()
         _loaded[job, device] = job.load(_own_gpu() if device == "cuda" else device), Clock()

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.arrays import Floats
 from experiments.detect.inference.compute import Extract, free_bytes, load
 from experiments.detect.inference.params import DetectInfer
+from experiments.models import devices
 from experiments.models.language import LanguageModel
 from experiments.redeep.encode import Encoded
 from experiments.redeep.extract import Features, Head
@@ -35,7 +36,8 @@ def check(
     if need > free:
         return moved | {"skipped": f"fp32 weights need {need / 2**30:.1f} GiB and {free / 2**30:.1f} are free"}
     _, reference = load(params.model_copy(update={"precision": "fp32"}), device, heads)
-    exact = [reference([sample])[0] for sample in counted(samples, "compute some in fp32", "samples")]
+    with devices.exact():
+        exact = [reference([sample])[0] for sample in counted(samples, "compute some in fp32", "samples")]
     return moved | {"fp32": _differences(alone, exact)}
 
 
