@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.montecarlo.inference import batch, compute, halving
+from experiments.montecarlo.inference import batch, compute, halving, pixels
 from experiments.montecarlo.inference.compute import Unit
 from experiments.montecarlo.inference.images import Item
 from experiments.montecarlo.inference.pixels import View
@@ -166,3 +166,25 @@ def test_no_smaller_batch_is_advised_where_it_is_found() -> None:
     given = {"batch_images": "auto", "pixels": "auto", "precision": "fp32"}
     assert "batch_images" not in {remedy.setting for remedy in remedies._memory(given)}
     assert "batch_images" in {remedy.setting for remedy in remedies._memory(given | {"batch_images": 64})}
+
+
+class Counted(Item):
+    """An item that counts how often it is looked up."""
+
+    looked_up = 0
+
+    def __hash__(self) -> int:
+        Counted.looked_up += 1
+        return hash(self.name)
+
+
+@pytest.mark.parametrize("count", [100, 400, 1600])
+def test_which_images_are_changed_is_looked_up_once_an_image(count: int) -> None:
+    items = [Counted(str(i), Path(str(i)), None) for i in range(count)]
+    changed = items[::3]
+    Counted.looked_up = 0
+    found = pixels.variants_of(items, changed)
+    assert Counted.looked_up <= count + len(changed)
+    assert [(item.name, len(variants)) for item, variants in found] == [
+        (str(i), 1 if i % 3 else 3) for i in range(count)
+    ]

@@ -63,7 +63,7 @@ def decoded(
     items: Sequence[Item], changed: Sequence[Item], model: VisionModel, place: str, decoders: int
 ) -> Iterator[Pixels]:
     """Decode all items, those of `changed` blurred and downsampled as well; a broken one is left out and named."""
-    jobs = [(item, list(_CHANGES) if item in set(changed) else [ORIGINAL]) for item in items]
+    jobs = variants_of(items, changed)
     count = sum(len(variants) for _, variants in jobs)
     with tempfile.TemporaryDirectory(prefix="rigsweep-pixels-") as folder:
         store: Pixels | None = None
@@ -90,6 +90,12 @@ def decoded(
         store.broken = broken
         store.views = sorted(views, key=lambda view: view.variant != ORIGINAL)
         yield store
+
+
+def variants_of(items: Sequence[Item], changed: Sequence[Item]) -> list[tuple[Item, list[str]]]:
+    """Each item with the variants that it is computed in."""
+    several = set(changed)
+    return [(item, list(_CHANGES) if item in several else [ORIGINAL]) for item in items]
 
 
 def _open(
