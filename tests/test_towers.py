@@ -205,7 +205,7 @@ def test_a_run_of_one_block_gives_the_numbers_of_the_parts_and_tells_it(
     assert "encoder_in_one_block" not in {finding.code for finding in parts.audit.findings}
     assert (parts.records.origin["blocks_before_sites"], one.records.origin["blocks_before_sites"]) == (3, 0)
     ours, theirs = (each.records.frame.filter(regex="^u_").to_numpy() for each in (parts, one))
-    assert torch.allclose(torch.from_numpy(ours), torch.from_numpy(theirs), rtol=1e-4)
+    assert torch.allclose(torch.tensor(ours), torch.tensor(theirs), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +306,24 @@ def test_a_clip_that_transformers_has_written_is_loaded_and_gives_its_embeddings
             wanted = nn.functional.normalize(theirs.get_text_features(**tokens).pooler_output, dim=-1)
             torch.testing.assert_close(model.encode_text(texts), wanted)
     assert model.logit_scale == pytest.approx(float(theirs.logit_scale.detach().exp()))
+
+
+def test_a_metaclip_2_gives_its_embeddings_as_well(tmp_path: Path) -> None:
+    from transformers import CLIPImageProcessor, MetaClip2Config, MetaClip2Model
+
+    tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    tokens = {"vocab_size": 20, "bos_token_id": 0, "eos_token_id": 1, "max_position_embeddings": 12}
+    seeing = {"image_size": 32, "patch_size": 8}
+    config = MetaClip2Config(text_config=tiny | tokens, vision_config=tiny | seeing, projection_dim=16)
+    theirs = MetaClip2Model(config).eval()
+    theirs.save_pretrained(tmp_path)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(tmp_path)
+    model = vision.load(str(tmp_path), "transformers", None, "fp32", "cpu")
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = theirs.get_image_features(pixel_values=pixels).pooler_output
+        torch.testing.assert_close(model.tail(model.trunk(pixels, 2), 2), expected)
 
 
 def test_its_projection_and_all_of_its_layers_are_sites(clip: Path) -> None:
