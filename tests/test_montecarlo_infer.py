@@ -21,7 +21,7 @@ from experiments.models import digits, files, train_digits_clip, vision
 from experiments.models.vision import VisionModel
 from experiments.montecarlo import MONTECARLO
 from experiments.montecarlo.bench import dropout as bench
-from experiments.montecarlo.inference import compute, images, passes, pixels
+from experiments.montecarlo.inference import compute, decoding, images, passes, pixels
 from experiments.montecarlo.inference.dropout import Dropout, Site, attached, choose, key
 from experiments.montecarlo.inference.params import MontecarloInfer
 from harness.measuring.cost import Cost
@@ -335,7 +335,7 @@ def test_the_stage_computes_what_a_plain_loop_over_the_same_masks_does(folder: P
     frame = rows(images=folder, passes="3", mc_trials=2, batch_images=4, sites=r"resblocks\.[12]\.mlp")
     model = builtin()
     (item,) = [each for each in images.find(str(folder)) if each.name == "three/1.png"]
-    batch = model.preprocess(images.decode(item.path).image)[None]
+    batch = model.preprocess(item.decode().image)[None]
     embeddings = []
     with dropout(model, r"resblocks\.[12]\.mlp", 0.1) as switched, torch.no_grad():
         for number in (1, 2, 3):
@@ -521,7 +521,7 @@ def test_unusual_images_are_read_and_broken_ones_are_named_and_counted(folder: P
     assert "broken.png" in said["images_broken"]
     # Sixteen bits are scaled, not clipped, and the first frame is the one looked at.
     for name in ("sixteen.png", "alpha.png", "palette.gif", "moving.gif"):
-        np.testing.assert_allclose(np.asarray(images.decode(tmp_path / name).image)[..., 0], grey, atol=1)
+        np.testing.assert_allclose(np.asarray(decoding.decode(tmp_path / name).image)[..., 0], grey, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def test_images_that_cannot_be_had_are_one_clear_line(tmp_path: Path, build: Any
         ({"judged_passes": 6}, "judged_passes = 6: the records hold 2, 5"),
         ({"caption": "a digit"}, "must hold {}"),
         ({"pixels": "pinned"}, "only CUDA has pinned memory"),
-        ({"images": "/nowhere"}, "no such folder or .txt file"),
+        ({"images": "/nowhere"}, "no such folder, IDX or .txt file"),
     ],
     ids=str,
 )

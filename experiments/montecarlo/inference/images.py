@@ -1,53 +1,67 @@
-"""Images: which there are, and what is in them, whatever their format."""
+"""Images: which there are, in what order, and of what class."""
 
 from __future__ import annotations
 
-import io
+import hashlib
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from experiments.models import digits, files
+from experiments.models import digits, files, idx
+from experiments.montecarlo.inference import decoding
+from experiments.montecarlo.inference.decoding import Decoded
 from experiments.montecarlo.inference.params import BUILT_IN, BUILT_IN_TOLD
 from harness.running import cache
 from harness.stage import BadInput
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 _ALLOWED = (
-    f"{BUILT_IN_TOLD}, a folder of images, a folder with one folder a class, a .txt with a path a line (and a tab and a"
-    " class)"
+    f"{BUILT_IN_TOLD}, a folder of images, a folder with one folder a class, IDX files, a .txt with a path a line (and"
+    " a tab and a class)"
 )
-_BLUR = 0.05  # of the shorter side: the blur's standard deviation
-_DOWNSAMPLE = 8
-_THUMBNAIL = 64  # pixels of its longer side
+_NO_CLASS = frozenset({"__MACOSX"})  # what an archiver adds; hidden folders are none either
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image file; `name` is its path within what was given, and what its masks depend on."""
+    """One image file, or the image at a `place` of an IDX file.
+
+    `name` is its path within what was given, and what its masks depend on.
+    """
 
     name: str
     path: Path
     label: str | None = None
+    place: int | None = None
+
+    def decode(self) -> Decoded:
+        """The image; Unreadable or whatever Pillow raises where it is none."""
+        if self.place is None:
+            return decoding.decode(self.path)
+        return Decoded(Image.fromarray(idx.images(self.path)[self.place]).convert("RGB"), ())
 
 
 def find(given: str, keep: int | None = None) -> list[Item]:
-    """The images of a folder, a tree of one folder a class, a list (in its order) or a built-in set."""
+    """The images of a folder, a tree of one folder a class, IDX files, a list (in its order) or a built-in set."""
     if given in BUILT_IN:
-        items = evenly(_in_folder(_digits()), BUILT_IN[given])
-    elif (path := Path(given).expanduser()).is_file() and path.suffix == ".txt":
-        items = _listed(path)
-    elif path.is_dir():
-        items = _in_folder(path)
+        items = evenly(_in_folder(_digits(), given), BUILT_IN[given])
     else:
-        raise BadInput(f"images = {given}: no such folder or .txt file; allowed: {_ALLOWED}")
+        items = _at(Path(given).expanduser(), given)
     if not items:
-        raise BadInput(f"images = {given}: there is no image ({', '.join(sorted(SUFFIXES))}); allowed: {_ALLOWED}")
+        kinds = ", ".join(sorted(decoding.suffixes()))
+        raise BadInput(f"images = {given}: there is no image (by its ending, {kinds}, or content); allowed: {_ALLOWED}")
+    ((name, count),) = Counter(item.name for item in items).most_common(1)
+    if count > 1:
+        raise BadInput(f"images = {given}: {name} stands there twice; allowed: each image once")
     return items if keep is None else evenly(items, keep)
 
 
@@ -59,8 +73,14 @@ def evenly(items: list[T], count: int) -> list[T]:
 
 
 def digest(items: list[Item]) -> str:
-    """SHA-256 over names, classes and contents."""
-    return files.digest((f"{item.name}\t{item.label}", item.path) for item in items)
+    """SHA-256 over names, classes and contents; a file that may not be read counts by its name."""
+    named: dict[Path, list[str]] = {}
+    for item in items:
+        named.setdefault(item.path, []).append(f"{item.name}\t{item.label}")
+    closed = {path: names for path, names in named.items() if not _readable(path)}
+    found = files.digest(("\n".join(names), path) for path, names in named.items() if path not in closed)
+    said = [found, *(name for names in closed.values() for name in names)]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest() if closed else found
 
 
 def classes(items: list[Item]) -> list[str]:
@@ -68,20 +88,65 @@ def classes(items: list[Item]) -> list[str]:
     return sorted({item.label for item in items if item.label is not None})
 
 
-def _in_folder(folder: Path) -> list[Item]:
+def _at(path: Path, given: str) -> list[Item]:
+    mode = _mode(path)
+    if mode and (arrays := idx.found(path)):
+        return [item for array in arrays for item in _in_array(array)]
+    if stat.S_ISREG(mode) and path.suffix.lower() == ".txt":
+        return _listed(path)
+    if stat.S_ISDIR(mode):
+        return _in_folder(path, given)
+    raise BadInput(f"images = {given}: no such folder, IDX or .txt file; allowed: {_ALLOWED}")
+
+
+def _in_array(path: Path) -> list[Item]:
+    """The images of an IDX file, and their labels, which are numbers, where these lie beside it."""
+    labels, part = idx.labels(path), idx.part(path)
+    count = len(idx.images(path))
+    return [Item(f"{part}/{i:05d}", path, None if labels is None else str(labels[i]), i) for i in range(count)]
+
+
+def _in_folder(folder: Path, given: str) -> list[Item]:
     """Images in folders of their own have the folder's name for a class, unless others lie beside the folders."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    endings = decoding.suffixes()
+    paths = sorted(path for path in _walk(folder, given) if path.suffix.lower() in endings or decoding.is_image(path))
+    names = [_printable(path.relative_to(folder)) for path in paths]
     tree = all("/" in name for name in names)
     labels = [name.partition("/")[0].replace("_", " ") if tree else None for name in names]
     return [Item(name, path, label) for name, path, label in zip(names, paths, labels, strict=True)]
+
+
+def _walk(folder: Path, given: str) -> Iterator[Path]:
+    """Every file, hidden ones and those in hidden folders aside, links followed; a link whose target is gone as well.
+
+    A folder met twice would count its images twice, and without end where a link leads back to where it came from.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise BadInput(f"images = {given}: {error.filename}: cannot be read: {error.strerror}")
+
+    met: dict[tuple[int, int], str] = {}
+    for parent, folders, found in os.walk(folder, onerror=refuse, followlinks=True):
+        state, here = Path(parent).stat(), _printable(Path(parent).relative_to(folder))
+        if first := met.get((state.st_dev, state.st_ino)):
+            raise BadInput(
+                f"images = {given}: a link makes {here} the same folder as {first}; allowed: each image once"
+            )
+        met[state.st_dev, state.st_ino] = here
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NO_CLASS)
+        paths = (Path(parent, name) for name in found if not name.startswith("."))
+        yield from (
+            path for path in paths if _mode(path) == 0 or stat.S_ISREG(_mode(path))
+        )  # no pipe, which would block
 
 
 def _listed(path: Path) -> list[Item]:
     """One path a line, relative to the list; after a tab its class, which all lines have or none."""
     items = []
     try:
-        lines = path.read_text().splitlines()
+        content = path.read_bytes()
+        wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        lines = content.decode("utf-16" if wide else "utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"images = {path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):
@@ -89,15 +154,34 @@ def _listed(path: Path) -> list[Item]:
             continue
         name, _, label = (part.strip() for part in line.partition("\t"))
         found = path.parent / name
-        if not found.is_file():
+        if not stat.S_ISREG(_mode(found)):
             raise BadInput(f"images = {path}, line {number}: {name}: no such file")
         items.append(Item(name, found, label or None))
     if len({item.label is None for item in items}) > 1:
         raise BadInput(f"images = {path}: some lines have a class and some have none; allowed: all or none")
-    names = [item.name for item in items]
-    if twice := next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None:
-        raise BadInput(f"images = {path}: {twice} stands there twice; allowed: each image once")
     return items
+
+
+def _printable(path: Path) -> str:
+    """A path as text in one line, bytes that are no UTF-8 and control characters written out."""
+    text = os.fsencode(path.as_posix()).decode(errors="backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda found: ascii(found[0])[1:-1], text)
+
+
+def _mode(path: Path) -> int:
+    """What a path is, in the bits of `stat`; 0 where nothing is, such as the target of a link."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return True
+    except OSError:
+        return False
 
 
 def _digits() -> Path:
@@ -105,58 +189,3 @@ def _digits() -> Path:
     folder = cache.folder() / "digits"
     digits.write(folder)
     return folder
-
-
-# --- what is in them -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An image as RGB with what had to be done to it: `animated`, `sixteen_bit`."""
-
-    image: Image.Image
-    notes: tuple[str, ...]
-
-    @property
-    def thumbnail(self) -> bytes:
-        """A small JPEG to look at."""
-        small, stream = self.image.copy(), io.BytesIO()
-        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        small.save(stream, "JPEG", quality=85)
-        return stream.getvalue()
-
-
-def decode(path: Path) -> Decoded:
-    """Read one file: the first frame, three channels of eight bits; raises whatever Pillow does."""
-    notes = []
-    with Image.open(path) as opened:
-        if getattr(opened, "n_frames", 1) > 1:
-            notes.append("animated")
-        opened.load()
-        image: Image.Image = opened
-        if opened.mode.startswith("I") or opened.mode == "F":
-            notes.append("sixteen_bit")
-            image = _upper_eight_bits(opened)
-        return Decoded(image.convert("RGB"), tuple(notes))
-
-
-def _upper_eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow would clip greys of 16 bits at 255 instead of scaling them."""
-    values: Any = np.asarray(image, dtype=np.float64)
-    peak = values.max(initial=0)
-    if image.mode.startswith("I;16") or peak > 255:
-        values = values / 256
-    elif image.mode == "F" and peak <= 1:
-        values = values * 255
-    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-
-
-def blurred(image: Image.Image) -> Image.Image:
-    """Gaussian blur in proportion to the image's size."""
-    return image.filter(ImageFilter.GaussianBlur(_BLUR * min(image.size)))
-
-
-def downsampled(image: Image.Image) -> Image.Image:
-    """An eighth of the width and height, and back."""
-    small = (max(1, image.width // _DOWNSAMPLE), max(1, image.height // _DOWNSAMPLE))
-    return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)

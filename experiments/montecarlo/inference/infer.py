@@ -13,7 +13,7 @@ import torch
 
 from experiments.models import digits, files
 from experiments.models.vision import VisionModel
-from experiments.montecarlo.inference import batch, halving, images, passes, pixels
+from experiments.montecarlo.inference import batch, captions, halving, images, passes, pixels
 from experiments.montecarlo.inference.check import check
 from experiments.montecarlo.inference.compute import Encoder, Mapped, Sampling, Unit, load, prepare
 from experiments.montecarlo.inference.params import BUILT_IN, ORIGINAL, MontecarloInfer
@@ -31,6 +31,8 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
     clock, wanted = context.clock, numbers(params.passes)
     with clock.spending("io"):
         items = images.find(params.images, params.keep)
+        numbered = any(item.place is not None for item in items)
+        called = captions.names(params.classes, images.classes(items), params.images, numbered=numbered)
     with clock.warmup():
         model = load(params, context.device)
     sampling = Sampling(params, context.seed, wanted)
@@ -40,7 +42,7 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
             opened = pixels.decoded(items, images.evenly(items, params.ablation), model, place, params.decoders)
             decoded = stack.enter_context(opened)
         with clock.spending("model"):
-            described, plain = _describe(params, model, decoded)
+            described, plain = _describe(params, model, decoded, called)
         with clock.warmup():
             encoder = prepare(sampling, model, decoded)
             stack.callback(encoder.dropout.remove)
@@ -112,7 +114,7 @@ def _run(sampling: Sampling, encoder: Encoder, size: int, context: Context) -> p
 
 
 def _describe(
-    params: MontecarloInfer, model: VisionModel, decoded: Pixels
+    params: MontecarloInfer, model: VisionModel, decoded: Pixels, called: captions.Names
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]:
     """What one plain pass says of each original image, by name, and its embedding."""
     views = [view for view in decoded.views if view.variant == ORIGINAL]
@@ -130,10 +132,8 @@ def _describe(
     classes = images.classes([view.item for view in views])
     if len(classes) < 2:
         return pd.DataFrame(index=names), by_name
-    caption = params.caption or (digits.CAPTION if params.images in BUILT_IN else _CAPTION)
-    if "{}" not in caption:
-        raise BadInput(f"caption = {caption}: must hold {{}}, where the class goes")
-    text = model.encode_text([caption.format(name) for name in classes]).double().cpu()
+    of_class = {name: called[name] for name in classes}
+    text, names_shown = _encode_classes(params, model, of_class), captions.shown(of_class)
     cosines = torch.nn.functional.normalize(embeddings, dim=1) @ text.T
     shares = (model.logit_scale * cosines).softmax(dim=1).numpy()
     best = np.sort(shares, axis=1)
@@ -143,8 +143,8 @@ def _describe(
         {
             "label": labels,
             "predicted": predicted,
-            "class": [classes[i] for i in labels],
-            "predicted_class": [classes[i] for i in predicted],
+            "class": [names_shown[i] for i in labels],
+            "predicted_class": [names_shown[i] for i in predicted],
             "wrong": (predicted != labels).astype(np.int64),
             "entropy": -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1),
             "margin": best[:, -1] - best[:, -2],
@@ -152,6 +152,20 @@ def _describe(
         index=names,
     )
     return table, by_name
+
+
+def _encode_classes(params: MontecarloInfer, model: VisionModel, called: captions.Names) -> torch.Tensor:
+    """Captions of unit length (classes, d); a class of several names is the mean of theirs, brought to unit length."""
+    caption = params.caption or (digits.CAPTION if params.images in BUILT_IN else _CAPTION)
+    if "{}" not in caption:
+        raise BadInput(f"caption = {caption}: must hold {{}}, where the class goes")
+    text = (
+        model.encode_text([caption.replace("{}", name) for names in called.values() for name in names]).double().cpu()
+    )
+    counts = [len(names) for names in called.values()]
+    if max(counts) == 1:
+        return text
+    return torch.nn.functional.normalize(torch.stack([part.mean(dim=0) for part in text.split(counts)]), dim=1)
 
 
 def _described(

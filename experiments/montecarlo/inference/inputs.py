@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from experiments.models import files
-from experiments.montecarlo.inference import images
+from experiments.montecarlo.inference import captions, images
 from experiments.montecarlo.inference.params import MontecarloInfer
 
 
 def inputs(params: MontecarloInfer) -> dict[str, str]:
-    """Content digests of encoder and images."""
+    """Content digests of encoder, images and, where a file says it, of what their classes are called."""
+    items = images.find(params.images, params.keep)
+    named = {"classes": captions.digest(params.classes)} if params.classes else {}
     return {
         "model": files.digest_encoder(params.encoder, params.library, params.pretrained),
-        "data": images.digest(images.find(params.images, params.keep)),
+        "data": images.digest(items),
+        **named,
     }

@@ -25,7 +25,10 @@ class MontecarloInfer(Params):
         None, description="open_clip names: the tag of the weights, or a file that holds them"
     )
     images: Annotated[str, _IMAGES] = Field(
-        "builtin", description=f"{BUILT_IN_TOLD}, a folder, a tree of one folder a class, or a .txt list"
+        "builtin", description=f"{BUILT_IN_TOLD}, a folder, a tree of one folder a class, IDX files, or a .txt list"
+    )
+    classes: Annotated[str | None, Decides("what the classes are called, and so which answers are wrong")] = Field(
+        None, description="file that says what classes are called whose folders or labels do not (JSON, or a line each)"
     )
     caption: Annotated[str | None, Decides("which zero-shot answers are wrong, and so the labels of error")] = Field(
         None, description="zero-shot caption, {} being the class (unset: `a photo of a {}`, digits have their own)"

@@ -16,14 +16,14 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from experiments.models.vision import VisionModel
-from experiments.montecarlo.inference import images
+from experiments.montecarlo.inference import decoding
 from experiments.montecarlo.inference.images import Item
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL
 from harness.progress import working
 from harness.stage import BadInput, one_line
 
 _SHARE = 0.5  # of free memory, what pixels may take
-_CHANGES = {ORIGINAL: None, BLURRED: images.blurred, DOWNSAMPLED: images.downsampled}
+_CHANGES = {ORIGINAL: None, BLURRED: decoding.blurred, DOWNSAMPLED: decoding.downsampled}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _open(
 ) -> tuple[list[torch.Tensor], bytes, tuple[str, ...]] | str:
     """Pixels of an image's variants, a thumbnail and notes; or why it cannot be read."""
     try:
-        opened = images.decode(item.path)
+        opened = item.decode()
         changed: list[Image.Image] = [
             change(opened.image) if (change := _CHANGES[each]) else opened.image for each in variants
         ]

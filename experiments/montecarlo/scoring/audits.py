@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED
 from experiments.montecarlo.scoring.metrics import STATUSES
-from harness.stage import Audited, Doubt, check
+from harness.stage import Audited, Doubt, Level, check
 
 _GAP = 0.1  # of an ICC from what is predicted
 _NAMED = 5
@@ -87,16 +87,16 @@ def images_broken(audited: Audited) -> Iterator[Doubt]:
         yield "warn", f"{named}{more}; they are left out everywhere: replace or remove them"
 
 
-def _images_counted(audited: Audited, name: str, what: str) -> Iterator[Doubt]:
-    """Images of which only a part was looked at."""
+def _images_counted(audited: Audited, name: str, what: str, level: Level = "info") -> Iterator[Doubt]:
+    """Images that are not looked at as they are."""
     if count := audited.records.origin.get("counts", {}).get(name):
-        yield "info", f"{count} images {what}"
+        yield level, f"{count} image{'s' if count > 1 else ''}: {what}"
 
 
 @check("images hold more than one frame", "cut them up to have the others")
 def images_animated(audited: Audited) -> Iterator[Doubt]:
     return _images_counted(
-        audited, "animated", "hold more than one frame; only the first was looked at: cut them up to have the others"
+        audited, "animated", "more than one frame; only the first was looked at: cut them up to have the others"
     )
 
 
@@ -105,7 +105,43 @@ def images_sixteen_bit(audited: Audited) -> Iterator[Doubt]:
     return _images_counted(
         audited,
         "sixteen_bit",
-        "have 16 bits a channel; the upper eight were looked at: scale them if the lower ones matter",
+        "16 bits a channel; the upper eight were looked at, and the lower are lost: scale them if these matter",
+    )
+
+
+@check("images have 32 bits a channel", "scale them to eight bits if the range matters")
+def images_thirty_two_bit(audited: Audited) -> Iterator[Doubt]:
+    return _images_counted(
+        audited,
+        "thirty_two_bit",
+        "32 bits a channel; scaled by the smallest usual range that holds their values (1, 255, 65535, all bits, or"
+        " their own): scale them to eight bits if another is meant",
+    )
+
+
+@check("images hold values that are no numbers", "replace what is not finite")
+def images_not_finite(audited: Audited) -> Iterator[Doubt]:
+    return _images_counted(
+        audited, "not_finite", "values that are no finite numbers, which count as 0: replace them", "warn"
+    )
+
+
+@check("images have transparent pixels", "compose them yourself if white is not what lies behind")
+def images_transparent(audited: Audited) -> Iterator[Doubt]:
+    return _images_counted(
+        audited, "transparent", "transparent pixels, composed on white: compose them yourself if another is meant"
+    )
+
+
+@check("images were turned as their EXIF data say", "none, if they are upright so")
+def images_turned(audited: Audited) -> Iterator[Doubt]:
+    return _images_counted(audited, "turned", "turned or mirrored as their EXIF data say")
+
+
+@check("images have EXIF data that cannot be read", "turn them upright")
+def images_orientation_unknown(audited: Audited) -> Iterator[Doubt]:
+    return _images_counted(
+        audited, "orientation_unknown", "EXIF data that cannot be read; looked at as they lie: turn them upright"
     )
 
 
