@@ -25,7 +25,8 @@ _BLUR = 0.05  # of the shorter side: the blur's standard deviation
 _DOWNSAMPLE = 8
 _THUMBNAIL = 64  # pixels of its longer side
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused here, in words
+warnings.filterwarnings("ignore", module=r"PIL\.")  # what they say of a file is noted or refused here, in words
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 if importlib.util.find_spec("pillow_heif"):
     importlib.import_module("pillow_heif").register_heif_opener()
     _FORMATS.append("HEIF")
@@ -133,19 +134,20 @@ def _require_bounds(image: Image.Image) -> None:
 
 
 def _notes(image: ImageFile.ImageFile) -> list[str]:
-    """What the header tells: to be turned, an orientation that cannot be read, more than eight bits a channel."""
+    """What the header tells: more than eight bits a channel, to be turned, an orientation that cannot be read."""
     notes = []
-    try:
-        if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
-            notes.append("turned")
-    except Exception:  # damaged metadata make Pillow raise nearly anything; the pixels are as good as any
-        notes.append("orientation_unknown")
-    tiled = str([tile.args for tile in image.tile])
+    tiled = str([tile.args for tile in image.tile])  # before a PNG is asked for its EXIF, for which it is decoded
     if image.mode.startswith("I;16") or ";16" in tiled or (image.format == "PPM" and _deep_ppm(image)):
         notes.append("sixteen_bit")
     elif image.mode in {"I", "F"}:
         notes.append("thirty_two_bit")
-    return notes
+    try:
+        exif = image.getexif()
+        unknown = bool(image.info.get("exif")) and not exif
+        turned = exif.get(_ORIENTATION, 1) in range(2, 9)
+    except Exception:  # damaged metadata make Pillow raise nearly anything; the pixels are as good as any
+        unknown, turned = True, False
+    return notes + ["orientation_unknown"] * unknown + ["turned"] * turned
 
 
 def _deep_ppm(image: ImageFile.ImageFile) -> bool:
