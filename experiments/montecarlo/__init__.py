@@ -53,7 +53,10 @@ MONTECARLO = Stage(
     feature_ranges=_feature_ranges,
     checks=partial(checks_in, "experiments.montecarlo.scoring.audits"),
     read=Late("experiments.montecarlo.scoring.released", "read_released"),
-    benches={"inference": Late("experiments.montecarlo.bench.dropout", "bench")},
+    benches={
+        "inference": Late("experiments.montecarlo.bench.dropout", "bench"),
+        "decoding": Late("experiments.montecarlo.bench.decoding", "bench"),
+    },
     strata=_strata,
     held_out=Late("experiments.montecarlo.scoring.score", "held_out"),
     remedies=remedies.after,

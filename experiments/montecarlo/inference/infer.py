@@ -39,7 +39,8 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
     place = params.pixels if params.workers == 1 else "mmap"  # what several processes can look at
     with ExitStack() as stack:
         with clock.spending("preprocessing"):
-            opened = pixels.decoded(items, images.evenly(items, params.ablation), model, place, params.decoders)
+            changed, keep = images.evenly(items, params.ablation), params.decode == "once" and not numbered
+            opened = pixels.decoded(items, changed, model, place, params.decoders, keep=keep)
             decoded = stack.enter_context(opened)
         with clock.spending("model"):
             described, plain = _describe(params, model, decoded, called)
@@ -65,6 +66,7 @@ def infer(params: MontecarloInfer, context: Context) -> Records:
         batch_images=size,
         broken=decoded.broken,
         pixels_moved=decoded.moved,
+        decoded_before=decoded.decoded_before,
         checked=checked,
     )
 

@@ -67,4 +67,8 @@ class MontecarloInfer(Params):
         "auto", description="where pixels stay: auto is the device, else pinned memory (CUDA), else a file"
     )
     decoders: int = Field(2, ge=1, le=256, description="threads that open, decode and preprocess images")
+    decode: Literal["once", "every_run"] = Field(
+        "once",
+        description="keep decoded images in the cache for the next encoder (4 GiB at most), or decode in every run",
+    )
     workers: int = Field(1, ge=1, le=64, description="processes that hold an encoder each, on GPUs of their own if any")

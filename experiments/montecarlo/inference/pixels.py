@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 from experiments.models.vision import VisionModel
-from experiments.montecarlo.inference import decoding
+from experiments.montecarlo.inference import decoding, kept
 from experiments.montecarlo.inference.images import Item
 from experiments.montecarlo.inference.params import BLURRED, DOWNSAMPLED, ORIGINAL
 from harness.progress import working
@@ -46,6 +46,7 @@ class Pixels:
     thumbnails: dict[str, bytes] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
+    decoded_before: int = 0  # images whose pixels an earlier run has kept
 
     @classmethod
     def mapped(cls, file: str, shape: tuple[int, ...], dtype: torch.dtype, views: list[View]) -> Pixels:
@@ -60,9 +61,12 @@ class Pixels:
 
 @contextmanager
 def decoded(
-    items: Sequence[Item], changed: Sequence[Item], model: VisionModel, place: str, decoders: int
+    items: Sequence[Item], changed: Sequence[Item], model: VisionModel, place: str, decoders: int, *, keep: bool = False
 ) -> Iterator[Pixels]:
-    """Decode all items, those of `changed` blurred and downsampled as well; a broken one is left out and named."""
+    """Decode all items, those of `changed` blurred and downsampled as well; a broken one is left out and named.
+
+    With `keep`, what an earlier run has decoded is taken from the cache, or put there.
+    """
     jobs = variants_of(items, changed)
     count = sum(len(variants) for _, variants in jobs)
     with tempfile.TemporaryDirectory(prefix="rigsweep-pixels-") as folder:
@@ -70,20 +74,24 @@ def decoded(
         broken: dict[str, str] = {}
         views: list[View] = []
         parallel = Parallel(n_jobs=decoders, prefer="threads", return_as="generator")
-        with working("decode", len(jobs), "images") as advance:
-            opened = parallel(delayed(_open)(item, variants, model) for item, variants in jobs)
+        with working("decode", len(jobs), "images") as advance, kept.found(items) if keep else nullcontext() as known:
+            before = known if isinstance(known, kept.Kept) else None
+            opened = parallel(delayed(_open)(item, variants, model, before) for item, variants in jobs)
             for (item, variants), result in zip(jobs, opened, strict=True):
                 advance(1, f"{len(broken)} broken" if broken else "")
                 if isinstance(result, str):
                     broken[item.name] = result
                     continue
-                shape = (count, *result[0][0].shape)
+                shape = (count, *result.pixels[0].shape)
                 store = store or _allocate(shape, model, place, Path(folder))
-                for variant, pixels in zip(variants, result[0], strict=True):
+                for variant, pixels in zip(variants, result.pixels, strict=True):
                     store.tensor[len(views)] = pixels
                     views.append(View(item, variant, len(views)))
-                store.thumbnails[item.name] = result[1]
-                store.notes.update(result[2])
+                store.thumbnails[item.name] = result.opened.thumbnail
+                store.notes.update(result.opened.notes)
+                store.decoded_before += result.before
+                if isinstance(known, kept.Keeping):
+                    known.add(item, result.opened)
         if store is None:
             name, why = next(iter(broken.items()))
             raise BadInput(f"images: none of {len(items)} can be read; {name}: {why}")
@@ -98,16 +106,24 @@ def variants_of(items: Sequence[Item], changed: Sequence[Item]) -> list[tuple[It
     return [(item, list(_CHANGES) if item in several else [ORIGINAL]) for item in items]
 
 
-def _open(
-    item: Item, variants: Sequence[str], model: VisionModel
-) -> tuple[list[torch.Tensor], bytes, tuple[str, ...]] | str:
-    """Pixels of an image's variants, a thumbnail and notes; or why it cannot be read."""
+@dataclass(frozen=True)
+class _Ready:
+    """One image ready for the encoder: pixels of its variants, and whether they were decoded `before`."""
+
+    pixels: list[torch.Tensor]
+    opened: kept.Opened
+    before: bool
+
+
+def _open(item: Item, variants: Sequence[str], model: VisionModel, before: kept.Kept | None) -> _Ready | str:
+    """An image in its variants; or why it cannot be read."""
     try:
-        opened = item.decode()
+        found = before.get(item) if before else None
+        opened = found or kept.Opened.of(item.decode())
         changed: list[Image.Image] = [
             change(opened.image) if (change := _CHANGES[each]) else opened.image for each in variants
         ]
-        return [model.preprocess(image) for image in changed], opened.thumbnail, opened.notes
+        return _Ready([model.preprocess(image) for image in changed], opened, found is not None)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything

@@ -166,3 +166,13 @@ def batches_halved(audited: Audited) -> Iterator[Doubt]:
 def pixels_moved(audited: Audited) -> Iterator[Doubt]:
     if why := audited.records.origin.get("pixels_moved"):
         yield "info", why
+
+
+@check("images were decoded in an earlier run", "set decode=every_run to measure it")
+def images_decoded_before(audited: Audited) -> Iterator[Doubt]:
+    if count := audited.records.origin.get("decoded_before"):
+        yield (
+            "info",
+            f"{count} images were decoded in an earlier run and are the same bit for bit; the seconds of preprocessing"
+            " leave that out: decode=every_run measures it",
+        )
