@@ -41,8 +41,8 @@ MONTECARLO = Stage(
     summary="nested MC dropout over a CLIP or SigLIP encoder: K trials of T passes, reliability and validity",
     package=__name__,
     packages=(
-        "httpx2", "huggingface-hub", "joblib", "numpy", "open_clip_torch", "pandas", "pillow", "psutil", "pydantic",
-        "safetensors", "scikit-learn", "timm", "tokenizers", "torch", "torchvision", "transformers",
+        "filelock", "httpx2", "huggingface-hub", "joblib", "numpy", "open_clip_torch", "pandas", "pillow", "psutil",
+        "pydantic", "safetensors", "scikit-learn", "timm", "tokenizers", "torch", "torchvision", "transformers",
     ),
     infer_params=MontecarloInfer,
     score_params=MontecarloScore,
