@@ -421,15 +421,15 @@ def test_a_run_that_is_interrupted_computes_no_batch_twice(
 def test_whatever_a_damaged_file_makes_the_decoder_raise_the_others_are_computed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
 ) -> None:
-    real = images.decode
+    real = decoding.decode
 
-    def decode(path: Path) -> images.Decoded:
+    def decode(path: Path) -> decoding.Decoded:
         if path.name == "1.png":
             raise raised
         return real(path)
 
-    monkeypatch.setattr(images, "decode", decode)
-    records = execute(images=folder).records
+    monkeypatch.setattr(decoding, "decode", decode)
+    records = execute(images=folder, decode="every_run").records
     assert set(records.origin["broken"]) == {"eight/1.png", "three/1.png"}
     assert records.origin["counts"]["errors"] == 2
     assert records.frame["image"].nunique() == COUNT - 2
