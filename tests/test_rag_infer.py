@@ -449,3 +449,7 @@ def test_halueval_is_told_apart_better_by_length_than_by_most_detectors(real_dat
     assert found.report.metrics["auc_length"] == pytest.approx(0.933, abs=0.005)
     assert found.report.metrics["auc/lexical"] == pytest.approx(0.906, abs=0.01)
     assert "trivial_baseline" in {finding.code for finding in found.audit.findings}
+
+
+def test_the_records_tell_which_label_was_taken_for_support() -> None:
+    assert execute(cache="off", limit=2, tier="low").records.origin["decided"] == {"nli_label": "entailment"}

@@ -141,3 +141,46 @@ def test_the_built_in_world_tells_every_fact_eight_times_and_asks_what_can_be_an
 
 def test_the_built_in_world_is_the_same_in_every_process() -> None:
     assert data.digest("builtin")[:16] == "e88308fb2a4201b9"
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("medium,high", "high,medium"),
+        ("low, high,low", "high,low"),
+        ("low", "low"),
+        ("low,medium,high", "all"),
+        ("retrieved", "retrieved"),
+    ],
+)
+def test_equal_lists_of_tiers_are_one_setting(asked: str, meant: str) -> None:
+    assert RagInfer(tier=asked).canonical() == RagInfer(tier=meant).canonical()
+    assert RagInfer(tier=asked).tier == meant
+
+
+@pytest.mark.parametrize("asked", ["", "high,", "all,low", "retrieved,high", "High", "none"])
+def test_a_list_of_other_tiers_is_refused(asked: str) -> None:
+    with pytest.raises(ValueError, match="all, retrieved, or some of high, medium, low with commas between them"):
+        RagInfer(tier=asked)
+
+
+def test_tiers_are_asked_for_best_first() -> None:
+    assert retrieve.tiers(RagInfer(tier="low,high")) == ["high", "low"]
+    assert retrieve.tiers(RagInfer()) == ["high", "medium", "low"]
+
+
+def test_a_tier_does_not_depend_on_the_others_asked_for() -> None:
+    dataset = data.builtin(6)
+
+    def shown(tier: str) -> dict[str, retrieve.Selection]:
+        params = RagInfer(tier=tier)
+        ranked = retrieve.rank(dataset, params, None)
+        return {
+            f"{question.id}/{each}": retrieve.select(question, ranked[question.id], each, params, seed=3)
+            for question in dataset.questions
+            for each in retrieve.tiers(params)
+        }
+
+    every, some = shown("all"), shown("low,high")
+    assert len(some) == 12
+    assert some == {name: every[name] for name in some}

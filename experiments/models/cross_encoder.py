@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,26 @@ from experiments.models.generate import by_length
 from harness.stage import BadInput
 
 Pair = tuple[str, str]  # premise, hypothesis
+# How labels are called that say the opposite of support, or that there is none.
+_DENIES = re.compile(
+    r"contradict|hallucinat|neutral|refut|^(not|non|no|un|in)(?=[ _-]|support|entail|consist|faith|fact)"
+)
 
 
 @dataclass(frozen=True)
 class CrossEncoder:
-    """A sequence classifier in evaluation mode that reads two texts at once; `entailment` is its label's index."""
+    """A sequence classifier in evaluation mode that reads two texts at once; `entailment` is the index of `label`.
+
+    Where `separate`, each logit is a probability of its own (a sigmoid), as is the only one of a regression head.
+    """
 
     name: str
     network: Any
     tokenizer: Any
     entailment: int
     window: int
+    label: str
+    separate: bool
 
     def encode(self, pairs: Sequence[Pair]) -> tuple[list[list[int]], list[list[int]], set[Pair]]:
         """Token ids and segments of each pair, and the pairs whose premise was cut; a hypothesis never is."""
@@ -63,16 +73,18 @@ class CrossEncoder:
                 [[*row, *[0] * (width - len(row))] for row in segments], device=device
             )
         logits = self.network(**batch).logits.float()
-        return [float(p) for p in logits.softmax(dim=-1)[:, self.entailment]]
+        shares = logits.sigmoid() if self.separate else logits.softmax(dim=-1)
+        return [float(p) for p in shares[:, self.entailment]]
 
     @property
     def _pad(self) -> int:
         return int(self.tokenizer.pad_token_id or 0)
 
 
-def load(name: str, device: str, *, alone: bool = True) -> CrossEncoder:
-    """Load a classifier that has a label for entailment; BadInput where it cannot be or has none.
+def load(name: str, device: str, *, label: str | None = None, alone: bool = True) -> CrossEncoder:
+    """Load a classifier that has a label for support; BadInput where it cannot be or has none.
 
+    `label` names it, or is its index; None: the only one whose name begins with "entail".
     One that is not `alone` leaves the number of threads to the model that it works beside.
     """
     described = language.describe(files.nli(name))
@@ -83,12 +95,41 @@ def load(name: str, device: str, *, alone: bool = True) -> CrossEncoder:
         )
     if missing := sorted(loaded["missing_keys"]):
         raise BadInput(f"nli = {name}: its weights lack {missing[0]}: it is no classifier")
-    labels = {str(label).casefold(): int(i) for i, label in network.config.id2label.items()}
-    found = [i for label, i in labels.items() if label.startswith("entail")]
-    if len(found) != 1:
-        raise BadInput(f"nli = {name}: needs one label named entailment; it has {', '.join(labels)}")
+    labels = {int(i): str(each) for i, each in network.config.id2label.items()}
+    support = _support(name, label, labels)
+    kind = getattr(network.config, "problem_type", None)
+    if kind == "regression" and len(labels) > 1:
+        raise BadInput(f"nli = {name}: a regression of {len(labels)} values has no probability; a classifier is needed")
+    separate = len(labels) == 1 or kind == "multi_label_classification"
     if alone:
         devices.spare_threads(network, device)
     network.config.pad_token_id = described.tokenizer.pad_token_id or 0
     window = min(described.window, getattr(described.tokenizer, "model_max_length", described.window))
-    return CrossEncoder(name, network.eval().to(device), described.tokenizer, found[0], int(window))
+    return CrossEncoder(
+        name, network.eval().to(device), described.tokenizer, support, int(window), labels[support], separate
+    )
+
+
+def _support(name: str, label: str | None, labels: Mapping[int, str]) -> int:
+    """The index of the label that means support, by what the user calls it or else by its name."""
+    listed = ", ".join(labels.values())
+    if label is None:
+        found = [i for i, each in labels.items() if _plain(each).startswith("entail")]
+        if len(found) != 1:
+            raise BadInput(
+                f"nli = {name}: no one label is named entailment; name in nli_label which of {listed} means support"
+            )
+        return found[0]
+    found = [i for i, each in labels.items() if _plain(each) == _plain(label)]
+    found = found or [i for i in labels if str(i) == label.strip()]
+    if len(found) != 1:
+        raise BadInput(
+            f"nli_label = {label}: {name} has {'no' if not found else 'more than one'} such label; it has {listed}"
+        )
+    if _DENIES.search(_plain(labels[found[0]])):
+        raise BadInput(f"nli_label = {label}: {labels[found[0]]} does not mean support; {name} has {listed}")
+    return found[0]
+
+
+def _plain(label: str) -> str:
+    return label.strip().casefold().replace(" ", "_").replace("-", "_")

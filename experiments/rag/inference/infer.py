@@ -75,7 +75,8 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
     unanswered = sum(failure.row is None for failure in failures)
     counts = {"kept": len(frame), "questions": len(dataset.questions), "errors": unanswered}
     unable = {name: why for name, why in loaded.items() if isinstance(why, str)}
-    return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given, unable=unable)
+    told = {"unable": unable, "decided": setup.decided}
+    return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given, **told)
 
 
 def _generator(params: RagInfer, device: str, tally: endpoint.Tally) -> Generator:

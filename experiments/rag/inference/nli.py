@@ -15,7 +15,8 @@ from harness.progress import working
 
 def load(setup: Setup) -> Read:
     """Read by the cross-encoder that the settings name."""
-    model = cross_encoder.load(setup.params.nli, setup.device, alone=setup.alone)
+    model = cross_encoder.load(setup.params.nli, setup.device, label=setup.params.nli_label, alone=setup.alone)
+    setup.decided["nli_label"] = model.label
     return partial(read, model, setup.params.nli_batch)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from experiments.models.address import Address
 from experiments.models.chat_settings import TEMPLATE_DATE, IsoDate
@@ -11,6 +11,16 @@ from harness.stage import Decides, Params
 _QUESTIONS = Decides("which answers are judged")
 _ANSWERS = Decides("what is answered, and so the labels")
 TIERS = {"high": 0.8, "medium": 0.5, "low": 0.2}  # share of a context's passages that are relevant
+
+
+def _tiers(text: str) -> str:
+    """The tiers in the one form that equal lists share, so that they share a cache key."""
+    asked = {name.strip() for name in text.split(",")}
+    if len(asked) == 1 and asked <= {"all", "retrieved"}:
+        return asked.pop()
+    if not asked <= set(TIERS):
+        raise ValueError(f"all, retrieved, or some of {', '.join(TIERS)} with commas between them")
+    return "all" if asked == set(TIERS) else ",".join(name for name in TIERS if name in asked)
 
 
 class RagInfer(Params):
@@ -41,8 +51,10 @@ class RagInfer(Params):
         description="sentence-transformers folder or name: ranks passages when dense, and is a detector of its own",
     )
     k: Annotated[int, _ANSWERS] = Field(10, ge=1, le=100, description="passages in a context")
-    tier: Annotated[Literal["all", "high", "medium", "low", "retrieved"], _ANSWERS] = Field(
-        "all", description="80, 50 or 20 % of the k passages relevant; all three; or the k retrieved, as they are"
+    tier: Annotated[str, _ANSWERS, AfterValidator(_tiers)] = Field(
+        "all",
+        description="`high`, `medium`, `low`: 80, 50 or 20 % of the k passages relevant; some of them (`high,low`);"
+        " `all`; or the k `retrieved`, as they are",
     )
     distractors: Annotated[Literal["random", "hard"], _ANSWERS] = Field(
         "random", description="irrelevant passages: any, or those ranked highest"
@@ -64,6 +76,9 @@ class RagInfer(Params):
     batch_size: int = Field(16, ge=1, le=4096, description="answers generated at once")
     nli: str = Field(
         "builtin", description="cross-encoder for inference: `builtin` (knows no English), a folder, a hub name"
+    )
+    nli_label: str | None = Field(
+        None, description="name or index of the cross-encoder's label that means support; unset: the one for entailment"
     )
     nli_batch: int = Field(64, ge=1, le=4096, description="pairs of passage and sentence judged at once")
     redeep_model: str = Field(

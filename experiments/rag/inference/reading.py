@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,13 +28,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Setup:
-    """What there is to read with; `model` is the one that answers, where it does so in this process."""
+    """What there is to read with; `model` is the one that answers, where it does so in this process.
+
+    A reader tells in `decided`, by setting, what it has made of one that left the choice to the model.
+    """
 
     params: RagInfer
     device: str
     embed: Embed | None
     tally: Tally
     model: LanguageModel | None
+    decided: dict[str, str] = field(default_factory=dict)
 
     @property
     def alone(self) -> bool:

@@ -95,7 +95,7 @@ def _ranking(question: Question, order: list[str], k: int) -> Ranking:
 
 def tiers(params: RagInfer) -> list[str]:
     """The tiers asked for, best first."""
-    return list(TIERS) if params.tier == "all" else [params.tier]
+    return list(TIERS) if params.tier == "all" else params.tier.split(",")
 
 
 def select(question: Question, ranking: Ranking, tier: str, params: RagInfer, seed: int) -> Selection:
