@@ -26,10 +26,14 @@ def build(relevant: int, others: int) -> tuple[Question, Dataset]:
     return question, Dataset([question], passages)
 
 
+def rank(dataset: Dataset, params: RagInfer, embed: retrieve.Embed | None) -> dict[str, retrieve.Ranking]:
+    return {question.id: ranking for question, ranking in retrieve.rank(dataset, params, embed)}
+
+
 @settings(deadline=None)
 @given(TEXTS, st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True), st.floats(0.1, 3), st.floats(0, 1))
 def test_bm25_is_lucenes(texts: list[list[str]], query: list[str], k1: float, b: float) -> None:
-    found = retrieve.bm25([" ".join(text) for text in texts], [" ".join(query)], k1, b)[0]
+    (found,) = retrieve.bm25([" ".join(text) for text in texts], [" ".join(query)], k1, b)
     mean = sum(map(len, texts)) / len(texts)
     for text, score in zip(texts, found, strict=True):
         counts, expected = Counter(text), 0.0
@@ -51,7 +55,7 @@ def test_reciprocal_ranks_are_summed(first: list[int], second: list[int]) -> Non
 def test_recall_and_reciprocal_rank_are_against_the_relevant_passages() -> None:
     passages = {"a": "wordc", "b": "wordb", "c": "wordb wordd", "d": "wordd"}
     question = Question("q", "wordb", (("x",),), frozenset({"c", "d"}))
-    ranking = retrieve.rank(Dataset([question], passages), RagInfer(k=2), None)["q"]
+    ranking = rank(Dataset([question], passages), RagInfer(k=2), None)["q"]
     assert ranking.order == ("b", "c", "a", "d")  # what ties stays in the order of the corpus
     assert (ranking.recall, ranking.reciprocal_rank) == (0.5, 0.5)
 
@@ -66,12 +70,12 @@ def test_dense_ranks_by_cosine_and_hybrid_by_both() -> None:
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
     dataset = Dataset([question], passages)
-    dense = retrieve.rank(dataset, RagInfer(k=1, retriever="dense"), embed)["q"]
+    dense = rank(dataset, RagInfer(k=1, retriever="dense"), embed)["q"]
     assert dense.order == ("c", "b", "a")
-    hybrid = retrieve.rank(dataset, RagInfer(k=1, retriever="hybrid"), embed)["q"]
+    hybrid = rank(dataset, RagInfer(k=1, retriever="hybrid"), embed)["q"]
     assert hybrid.order == ("a", "c", "b")  # 1/61 + 1/63 beats 2/62, and what ties stays in order
     with pytest.raises(BadInput, match="retriever = dense: needs encoder"):
-        retrieve.rank(dataset, RagInfer(k=1, retriever="dense"), None)
+        rank(dataset, RagInfer(k=1, retriever="dense"), None)
 
 
 @pytest.mark.parametrize(("tier", "relevant"), [("high", 8), ("medium", 5), ("low", 2)])
@@ -79,7 +83,7 @@ def test_dense_ranks_by_cosine_and_hybrid_by_both() -> None:
 def test_a_tier_has_its_share_of_relevant_passages(tier: str, relevant: int, distractors: str) -> None:
     question, dataset = build(12, 40)
     params = RagInfer(distractors=distractors)
-    ranking = retrieve.rank(dataset, params, None)["q"]
+    ranking = rank(dataset, params, None)["q"]
     found = retrieve.select(question, ranking, tier, params, seed=0)
     assert len(set(found.passages)) == 10
     assert sum(name.startswith("r") for name in found.passages) == found.relevant == relevant
@@ -91,18 +95,18 @@ def test_a_tier_has_its_share_of_relevant_passages(tier: str, relevant: int, dis
 
 def test_a_question_with_too_few_relevant_passages_says_what_was_achieved() -> None:
     question, dataset = build(3, 40)
-    found = retrieve.select(question, retrieve.rank(dataset, RagInfer(), None)["q"], "high", RagInfer(), seed=0)
+    found = retrieve.select(question, rank(dataset, RagInfer(), None)["q"], "high", RagInfer(), seed=0)
     assert (found.asked, found.achieved, len(found.passages)) == (0.8, 0.3, 10)
 
 
 def test_what_is_drawn_depends_on_seed_question_and_tier_alone() -> None:
     dataset = data.builtin(6)
     params = RagInfer()
-    rankings = retrieve.rank(dataset, params, None)
+    rankings = rank(dataset, params, None)
     alone = Dataset(dataset.questions[3:4], dataset.passages)
     question = alone.questions[0]
     found = retrieve.select(question, rankings[question.id], "low", params, seed=5)
-    assert retrieve.select(question, retrieve.rank(alone, params, None)[question.id], "low", params, seed=5) == found
+    assert retrieve.select(question, rank(alone, params, None)[question.id], "low", params, seed=5) == found
     others = [retrieve.select(question, rankings[question.id], "low", params, seed=6)]
     others += [retrieve.select(replace(question, id="q"), rankings[question.id], "low", params, seed=5)]
     assert all(other.passages != found.passages for other in others)
@@ -110,7 +114,7 @@ def test_what_is_drawn_depends_on_seed_question_and_tier_alone() -> None:
 
 def test_the_passages_retrieved_are_taken_as_they_are() -> None:
     question, dataset = build(2, 40)
-    ranking = retrieve.rank(dataset, RagInfer(), None)["q"]
+    ranking = rank(dataset, RagInfer(), None)["q"]
     found = retrieve.select(question, ranking, "retrieved", RagInfer(), seed=0)
     assert found.passages == ranking.order[:10]
     assert (found.asked, found.achieved) == (None, 0.2)
@@ -119,12 +123,12 @@ def test_the_passages_retrieved_are_taken_as_they_are() -> None:
 def test_more_passages_than_there_are_cannot_be_asked_for() -> None:
     _, dataset = build(2, 3)
     with pytest.raises(BadInput, match="k = 6: the data hold 5 passages only"):
-        retrieve.rank(dataset, RagInfer(k=6), None)
+        rank(dataset, RagInfer(k=6), None)
 
 
 def test_an_empty_context_is_refused() -> None:
     question, dataset = build(4, 0)
-    ranking = retrieve.rank(dataset, RagInfer(k=1), None)["q"]
+    ranking = rank(dataset, RagInfer(k=1), None)["q"]
     with pytest.raises(BadInput, match="question q: tier low of k = 1 has no passage"):
         retrieve.select(question, ranking, "low", RagInfer(k=1), seed=0)
 
@@ -174,7 +178,7 @@ def test_a_tier_does_not_depend_on_the_others_asked_for() -> None:
 
     def shown(tier: str) -> dict[str, retrieve.Selection]:
         params = RagInfer(tier=tier)
-        ranked = retrieve.rank(dataset, params, None)
+        ranked = rank(dataset, params, None)
         return {
             f"{question.id}/{each}": retrieve.select(question, ranked[question.id], each, params, seed=3)
             for question in dataset.questions
@@ -184,3 +188,12 @@ def test_a_tier_does_not_depend_on_the_others_asked_for() -> None:
     every, some = shown("all"), shown("low,high")
     assert len(some) == 12
     assert some == {name: every[name] for name in some}
+
+
+def test_rankings_come_one_after_the_other() -> None:
+    question, dataset = build(2, 40)
+    several = Dataset([replace(question, id=str(i)) for i in range(3)], dataset.passages)
+    ranked = retrieve.rank(several, RagInfer(), None)
+    first, ranking = next(ranked)
+    assert (first.id, len(ranking.order)) == ("0", 42)
+    assert [each.id for each, _ in ranked] == ["1", "2"]

@@ -94,13 +94,13 @@ def _given(dataset: Dataset) -> list[Query]:
 def _queries(dataset: Dataset, params: RagInfer, embed: Embed | None, seed: int) -> list[Query]:
     if not dataset.passages:  # each question has its own
         return [Query(f"{question.id}/own", question, "given", question.knowledge) for question in dataset.questions]
-    rankings = retrieve.rank(dataset, params, embed)
     queries = []
-    for question in dataset.questions:
+    for question, ranking in retrieve.rank(dataset, params, embed):
+        told = replace(ranking, order=())  # of which only one is held at a time
         for tier in retrieve.tiers(params):
-            shown = retrieve.select(question, rankings[question.id], tier, params, seed)
+            shown = retrieve.select(question, ranking, tier, params, seed)
             texts = tuple(dataset.passages[name] for name in shown.passages)
-            queries.append(Query(f"{question.id}/{tier}", question, tier, texts, shown, rankings[question.id]))
+            queries.append(Query(f"{question.id}/{tier}", question, tier, texts, shown, told))
     return queries
 
 

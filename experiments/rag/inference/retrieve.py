@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,38 +45,45 @@ class Ranking:
     reciprocal_rank: float  # of the first relevant passage
 
 
-def rank(dataset: Dataset, params: RagInfer, embed: Embed | None) -> dict[str, Ranking]:
-    """Rank every passage for every question by the retriever that `params` name."""
+def rank(dataset: Dataset, params: RagInfer, embed: Embed | None) -> Iterator[tuple[Question, Ranking]]:
+    """Rank every passage by the retriever that `params` name, for one question after the other.
+
+    Whoever takes from a ranking what is needed and lets it go holds one order at a time, not questions x passages.
+    """
     names, texts = list(dataset.passages), list(dataset.passages.values())
     if params.k > len(names):
         raise BadInput(f"k = {params.k}: the data hold {len(names)} passages only")
     wanted = [question.text for question in dataset.questions]
-    scores = []
+    scores: list[Iterator[Floats]] = []
     if params.retriever in {"bm25", "hybrid"}:
         scores.append(bm25(texts, wanted, params.bm25_k1, params.bm25_b))
     if params.retriever in {"dense", "hybrid"}:
         if embed is None:
             raise BadInput(f"retriever = {params.retriever}: needs encoder, a sentence-transformers folder or name")
-        scores.append(np.asarray(embed(wanted) @ embed(texts).T, dtype=np.float64))
-    orders = [np.argsort(-each, axis=1, kind="stable") for each in scores]
-    order = orders[0] if len(orders) == 1 else np.argsort(-reciprocal_rank_fusion(orders), axis=1, kind="stable")
-    return {
-        question.id: _ranking(question, [names[i] for i in row], params.k)
-        for question, row in zip(dataset.questions, order, strict=True)
-    }
+        scores.append(_cosines(embed(texts), embed(wanted)))
+    for question, *own in zip(dataset.questions, *scores, strict=True):
+        orders = [np.argsort(-each, kind="stable") for each in own]
+        order = orders[0]
+        if len(orders) > 1:
+            fused = reciprocal_rank_fusion([each[None] for each in orders])[0]
+            order = np.argsort(-fused, kind="stable")
+        yield question, _ranking(question, [names[i] for i in order], params.k)
 
 
-def bm25(texts: Sequence[str], queries: Sequence[str], k1: float, b: float) -> Floats:
-    """BM25 scores (queries, texts) over lemmas without function words, as Lucene computes them."""
+def bm25(texts: Sequence[str], queries: Sequence[str], k1: float, b: float) -> Iterator[Floats]:
+    """BM25 scores (texts) of one query after the other, over lemmas without function words, as Lucene computes them."""
     import bm25s
 
     index = bm25s.BM25(k1=k1, b=b)
     index.index([content_words(text) for text in counted(texts, "index", "passages")], show_progress=False)
-    found = [
-        index.get_scores(words) if (words := content_words(query)) else np.zeros(len(texts))
-        for query in counted(queries, "retrieve", "questions")
-    ]
-    return np.asarray(found, dtype=np.float64)
+    for query in counted(queries, "retrieve", "questions"):
+        words = content_words(query)
+        yield np.asarray(index.get_scores(words) if words else np.zeros(len(texts)), dtype=np.float64)
+
+
+def _cosines(texts: NDArray[np.float32], queries: NDArray[np.float32]) -> Iterator[Floats]:
+    for query in queries:
+        yield np.asarray(texts @ query, dtype=np.float64)
 
 
 def reciprocal_rank_fusion(orders: Sequence[NDArray[np.int64]]) -> Floats:
