@@ -23,7 +23,7 @@ SECONDS = 0.5  # between two looks
 
 @dataclass(eq=False)
 class Work:
-    """Something under way: how many of `total` units are done (None: its length is not known), `initial` from before.
+    """Something under way: how many of `total` units (None: its length is not known) are done, `initial` before it.
 
     `began` is of the clock `time.monotonic`, which the processes of a machine have in common.  Whoever has `shown` it
     is told at once when it ends.
@@ -38,9 +38,13 @@ class Work:
     shown: bool = False
     began: float = field(default_factory=time.monotonic)
 
-    def advance(self, count: int, note: str = "") -> None:
-        """Say that so many more are done; the note is shown beside the bar."""
+    def advance(self, count: int, note: str = "", *, found: int = 0) -> None:
+        """Say that so many more are done, some of which were only `found` done, which is no speed of this work.
+
+        The note is shown beside the bar.
+        """
         self.done += count
+        self.initial += found
         self.note = note
 
 

@@ -160,3 +160,12 @@ def test_where_nothing_can_be_drawn_in_place_a_line_is_written_now_and_then(monk
 def test_a_bar_counts_by_the_minute_what_was_done_this_time() -> None:
     resumed = Work("detect", 100, "samples", 40, 70, "3 failed", began=time.monotonic() - 60)
     assert "70/100 [01:00, 30 samples/min, 01:00 left, 3 failed]" in text(resumed, 100)
+
+
+def test_what_was_found_done_is_no_speed() -> None:
+    """Replies, images and rows of an earlier run come at once: millions a minute would be told."""
+    bar = Work("ask", 100, "answers", began=time.monotonic() - 60)
+    bar.advance(40, found=40)
+    assert "40/100 [01:00, 0 answers/min" in text(bar, 100)
+    bar.advance(30, "3 failed")
+    assert "70/100 [01:00, 30 answers/min, 01:00 left, 3 failed]" in text(bar, 100)

@@ -129,3 +129,19 @@ def test_a_run_that_is_stopped_amid_its_answers_asks_for_none_of_them_again(serv
     assert len(server.requests) == asked + 12 - kept
     assert found.records.origin["counts"]["replies_kept_before"] == kept
     assert len(found.records.frame) == 12
+
+
+def test_replies_that_were_there_before_are_no_speed(server: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answer = lambda request: completion("It is so.")
+    execute(settings(server, limit=4))
+    asked, paid = len(server.requests), dict[str, int]()
+    advance = Work.advance
+
+    def counting(work: Work, count: int, note: str = "", *, found: int = 0) -> None:
+        paid[work.what] = paid.get(work.what, 0) + count - found
+        advance(work, count, note, found=found)
+
+    monkeypatch.setattr(Work, "advance", counting)
+    execute(settings(server, limit=6, cache="refresh"))
+    assert len(server.requests) - asked == 2
+    assert (paid["ask"], paid["rag"]) == (2, 2)

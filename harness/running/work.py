@@ -137,9 +137,9 @@ class _Bar:
     def __init__(self, advance: Callable[..., None], samples_a_unit: int) -> None:
         self._advance, self._samples, self._early = advance, samples_a_unit, 0
 
-    def came(self, count: int, note: str = "") -> None:
+    def came(self, count: int, note: str, found: int) -> None:
         self._early += count
-        self._advance(self._samples * count, note)
+        self._advance(self._samples * count, note, found=self._samples * found)
 
     def kept(self, count: int) -> None:
         told = min(self._early, count)
@@ -159,10 +159,10 @@ def _telling(advance: Callable[..., None], samples_a_unit: int) -> Iterator[_Bar
         _bars.remove(bar)
 
 
-def came(count: int, note: str = "") -> None:
-    """Say that so many units of a batch in this process have come, before the batch is at its end and kept."""
+def came(count: int, note: str = "", *, found: int = 0) -> None:
+    """Say that so many units of a batch here have come, before it is at its end and kept; some were only `found`."""
     if _bars:
-        _bars[-1].came(count, note)
+        _bars[-1].came(count, note, found)
 
 
 def records(context: Context, frame: pd.DataFrame, counts: Mapping[str, int], **origin: Any) -> Records:

@@ -78,7 +78,8 @@ def decoded(
             before = known if isinstance(known, kept.Kept) else None
             opened = parallel(delayed(_open)(item, variants, model, before) for item, variants in jobs)
             for (item, variants), result in zip(jobs, opened, strict=True):
-                advance(1, f"{len(broken)} broken" if broken else "")
+                found = isinstance(result, _Ready) and result.before  # decoded by an earlier run
+                advance(1, f"{len(broken)} broken" if broken else "", found=int(found))
                 if isinstance(result, str):
                     broken[item.name] = result
                     continue

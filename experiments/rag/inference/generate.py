@@ -111,7 +111,7 @@ class Remote:
     def __init__(self, params: RagInfer, tally: endpoint.Tally) -> None:
         if params.model == "builtin":
             raise BadInput(f"endpoint = {params.endpoint}: needs the name of a model there, not model = builtin")
-        self._params, self._tally = params, tally
+        self._params, self._tally, self._found = params, tally, tally.kept_before
 
     def fitting(self, prompt: Prompt) -> int:
         """All of them: what an endpoint's window holds, only the endpoint knows."""
@@ -139,9 +139,11 @@ class Remote:
                     said = await endpoint.complete(client, params.model, messages(prompt), params.max_new_tokens)
                 except endpoint.Failed as failed:
                     why = str(failed)
-                advance(1, self._tally.note)
+                found = min(1, self._tally.kept_before - self._found)  # a reply that was there costs nothing
+                self._found += found
+                advance(1, self._tally.note, found=found)
                 if not params.judge_endpoint:  # else it has come when it is judged
-                    came(1, self._tally.note)
+                    came(1, self._tally.note, found=found)
                 return said, why
 
             return list(await asyncio.gather(*map(one, prompts)))
