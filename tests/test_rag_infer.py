@@ -453,3 +453,10 @@ def test_halueval_is_told_apart_better_by_length_than_by_most_detectors(real_dat
 
 def test_the_records_tell_which_label_was_taken_for_support() -> None:
     assert execute(cache="off", limit=2, tier="low").records.origin["decided"] == {"nli_label": "entailment"}
+
+
+def test_no_cross_encoder_need_be_there() -> None:
+    found = execute(limit=2, tier="low", k=3, nli="off", redeep_model="off")
+    assert not [name for name in found.records.frame if str(name).startswith("nli_")]
+    assert "auc/nli" not in found.report.metrics | found.report.undefined
+    assert "nli" not in RAG.inputs(RagInfer(nli="off"))

@@ -11,7 +11,9 @@ from experiments.rag.inference.params import RagInfer
 
 def inputs(params: RagInfer) -> dict[str, str]:
     """Content digests of the data and of every model that will be used; an endpoint's has none but its name."""
-    digests = {"data": data.digest(params.dataset), "nli": files.digest_model(files.nli(params.nli))}
+    digests = {"data": data.digest(params.dataset)}
+    if params.nli != "off":
+        digests["nli"] = files.digest_model(files.nli(params.nli))
     if params.answered_by == "model" or not Path(params.dataset).expanduser().is_file():
         digests["model"] = (
             f"{params.model} at {params.endpoint}" if params.endpoint else files.digest_model(params.model)

@@ -13,8 +13,10 @@ from experiments.rag.inference.text import sentences
 from harness.progress import working
 
 
-def load(setup: Setup) -> Read:
-    """Read by the cross-encoder that the settings name."""
+def load(setup: Setup) -> Read | None:
+    """Read by the cross-encoder that the settings name, if any."""
+    if setup.params.nli == "off":
+        return None
     model = cross_encoder.load(setup.params.nli, setup.device, label=setup.params.nli_label, alone=setup.alone)
     setup.decided["nli_label"] = model.label
     return partial(read, model, setup.params.nli_batch)

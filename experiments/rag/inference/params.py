@@ -75,7 +75,7 @@ class RagInfer(Params):
     max_new_tokens: Annotated[int, _ANSWERS] = Field(64, ge=1, le=4096, description="tokens of an answer at most")
     batch_size: int = Field(16, ge=1, le=4096, description="answers generated at once")
     nli: str = Field(
-        "builtin", description="cross-encoder for inference: `builtin` (knows no English), a folder, a hub name"
+        "builtin", description="cross-encoder for inference: `builtin` (knows no English), a folder, a hub name, `off`"
     )
     nli_label: str | None = Field(
         None, description="name or index of the cross-encoder's label that means support; unset: the one for entailment"

@@ -16,14 +16,14 @@ _CHANCE = 0.5
 _SINGLE = tuple(detector.name for detector in DETECTORS)
 
 
-@check("the built-in NLI judges texts that are not of the built-in world", "name a cross-encoder in nli")
+@check("the built-in NLI judges texts that are not of the built-in world", "name a cross-encoder in nli, or nli=off")
 def nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
     used = audited.records.origin.get("infer", {})
     if used.get("nli") == "builtin" and used.get("dataset") not in {None, "builtin"}:
         yield (
             "warn",
             "nli=builtin was trained on the built-in world and reads no natural language: what it says of these data is"
-            " about itself, not about NLI; name a cross-encoder in nli",
+            " about itself, not about NLI; name a cross-encoder in nli, or nli=off",
         )
 
 
