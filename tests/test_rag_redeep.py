@@ -295,3 +295,13 @@ def test_a_detector_that_has_read_too_little_to_learn_takes_nothing_from_the_oth
     assert "f1/lexical" in found.metrics
     assert "auc/redeep" in found.undefined
     assert ("auc/fused" in found.metrics) == (fuse == "unlearnt")
+
+
+@pytest.mark.parametrize("detector", ["lexical", "redeep", "fused"])
+@pytest.mark.parametrize("fuse", ["unlearnt", "all"])
+def test_many_settings_are_scored_as_one_is_though_only_one_detector_learns(detector: str, fuse: str) -> None:
+    rows = planted(40, 3, 0.7)
+    params = RagScore.model_validate({"detector": detector, "fuse": fuse})
+    whole = report(rows, detector=detector, fuse=fuse).metrics
+    (found,) = RAG.score_many(Records(rows, None, {"counts": {}}), [params], ["auc", "f1", "auc_in_tier"])
+    assert found.metrics == {name: whole[name] for name in ("auc", "f1", "auc_in_tier")}

@@ -139,14 +139,16 @@ def fused(answers: Answers, params: RagScore) -> list[str]:
     return [*answers.scores, *(answers.learning if params.fuse == "all" else ())]
 
 
-def fit(train: Answers, params: RagScore) -> Scorer[Answers]:
+def fit(train: Answers, params: RagScore, only: str = "") -> Scorer[Answers]:
     """Learn what has to be learnt from some answers; the function returned gives every detector's score of any.
 
-    What too little has been read for to be learnt has no score (NaN), and takes none from the others.
+    What too little has been read for to be learnt has no score (NaN), and takes none from the others.  `only` one
+    detector may be wanted, so that others need not learn.
     """
     statistics.require_two_classes(train.labels)
-    taught = {name: _taught(name, features, train.labels, params) for name, features in train.learning.items()}
-    members = fused(train, params)
+    members = fused(train, params) if only in {"", FUSED} else []
+    wanted = {name: features for name, features in train.learning.items() if only in {"", name} or name in members}
+    taught = {name: _taught(name, features, train.labels, params) for name, features in wanted.items()}
     unseen = {name: _by_others(train, name, params) for name in train.learning if name in members}
     fuse: Callable[[pd.DataFrame], Floats] | None = None
     if len(members) > 1:

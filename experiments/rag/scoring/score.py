@@ -50,7 +50,8 @@ def score_many(records: Records, params: Sequence[RagScore], metrics: Collection
     reports = []
     for settings in params:
         answers = read_answers(records.frame, settings)
-        judge, measures = _judge(answers, partial(protocols.out_of_fold, answers), settings), _measures(settings)
+        way, measures = partial(protocols.out_of_fold, answers), _measures(settings)
+        judge = _judge(answers, way, settings, settings.detector)
         report = Report(judged=judge.judged_on(settings.judging, settings.detector))
         for name in metrics:
             report.measure(name, partial(measures[name], judge, settings.detector))
@@ -58,11 +59,11 @@ def score_many(records: Records, params: Sequence[RagScore], metrics: Collection
     return reports
 
 
-def _judge(answers: Answers, way: Way[Answers], params: RagScore) -> Judge[Answers]:
+def _judge(answers: Answers, way: Way[Answers], params: RagScore, only: str = "") -> Judge[Answers]:
     def absent(name: str) -> str:
         return "one detector alone is nothing to fuse" if name == FUSED else f"the records hold no reading of {name}"
 
-    return Judge(answers, way, lambda train: fit(train, params), rule(answers, params), answers.scores, absent)
+    return Judge(answers, way, lambda train: fit(train, params, only), rule(answers, params), answers.scores, absent)
 
 
 # --- figures of one detector -----------------------------------------------------------------------------------------
