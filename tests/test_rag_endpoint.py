@@ -98,7 +98,7 @@ def test_the_bar_moves_with_every_answer(server: Endpoint, told: list[Work], jud
     server.answer = answer
     more = {"judge_endpoint": server.address} if judge else {}
     execute(settings(server, limit=8, in_flight=1, **more))
-    assert len(seen & set(range(8))) >= 6
+    assert len(seen & set(range(8))) >= 4  # a judge is asked about several at a time
     (bar,) = [work for work in told if work.what == "rag"]
     assert bar.done == bar.total == 8
 

@@ -33,8 +33,8 @@ RAG = Stage(
     packages=(
         "accelerate", "bitsandbytes", "bm25s", "gguf", "httpx2", "huggingface-hub", "instructor", "jinja2",
         "langchain-community", "nltk", "numpy", "openai", "pandas", "psutil", "pydantic", "ragas", "rapidfuzz",
-        "rouge-score", "sacrebleu", "safetensors", "scikit-learn", "sentence-transformers", "sentencex", "tokenizers",
-        "torch", "torchvision", "tqdm", "transformers",
+        "regex", "rouge-score", "sacrebleu", "safetensors", "scikit-learn", "sentence-transformers", "sentencex",
+        "tokenizers", "torch", "torchvision", "tqdm", "transformers",
     ),
     infer_params=RagInfer,
     score_params=RagScore,

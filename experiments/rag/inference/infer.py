@@ -13,12 +13,14 @@ import pandas as pd
 from experiments.models import endpoint, thinking
 from experiments.models.thinking import Said
 from experiments.rag.inference import data, retrieve
+from experiments.rag.inference.abstention import abstains
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.generate import Generator, Local, Prompt, Remote
+from experiments.rag.inference.matching import ambiguous, correct
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer, Load, Read, Readings, Setup
 from experiments.rag.inference.retrieve import Embed, Ranking, Selection
-from experiments.rag.inference.text import abstains, correct, normalise, sentences
+from experiments.rag.inference.text import normalise, sentences
 from experiments.rag.inference.verdicts import JUDGED, UNKNOWN
 from harness.measuring.clock import Clock
 from harness.running.work import Failure, Part, here, records, work
@@ -176,8 +178,11 @@ def _row(query: Query, said: Said, params: RagInfer) -> dict[str, Any]:
         row |= {"achieved": relevant / passages, "cut": passages < len(shown.passages)}
         row |= {"asked": shown.asked} if shown.asked is not None else {}
         row |= {"recall": ranking.recall, "reciprocal_rank": ranking.reciprocal_rank}
+        row["matched"] = ranking.matched
+    given = query.given is not None and params.label != "answers"
     verdict = _verdict(query, said, params)
     row |= {"verdict": verdict, "label": _LABELS.get(verdict, UNKNOWN), "length": len(normalise(said.text))}
+    row["ambiguous"] = "" if given else ambiguous(question.text, question.accepted)
     return row | {"evidence": len(sentences(said.text)) if verdict in JUDGED else 0}
 
 
@@ -191,7 +196,7 @@ def _verdict(query: Query, said: Said, params: RagInfer) -> str:
         return "empty"
     if query.given is None and abstains(said.text):
         return "abstained"
-    return "faithful" if correct(said.text, query.question.accepted) else "hallucinated"
+    return "faithful" if correct(said.text, query.question.accepted, query.question.text) else "hallucinated"
 
 
 def _read(

@@ -43,6 +43,7 @@ class Ranking:
     order: tuple[str, ...]
     recall: float  # share of the relevant passages among the first k
     reciprocal_rank: float  # of the first relevant passage
+    matched: bool = True  # whether any passage has a word of the question, where they are ranked by words
 
 
 def rank(dataset: Dataset, params: RagInfer, embed: Embed | None) -> Iterator[tuple[Question, Ranking]]:
@@ -61,13 +62,15 @@ def rank(dataset: Dataset, params: RagInfer, embed: Embed | None) -> Iterator[tu
         if embed is None:
             raise BadInput(f"retriever = {params.retriever}: needs encoder, a sentence-transformers folder or name")
         scores.append(_cosines(embed(texts), embed(wanted)))
+    by_words = params.retriever != "dense"
     for question, *own in zip(dataset.questions, *scores, strict=True):
         orders = [np.argsort(-each, kind="stable") for each in own]
         order = orders[0]
         if len(orders) > 1:
             fused = reciprocal_rank_fusion([each[None] for each in orders])[0]
             order = np.argsort(-fused, kind="stable")
-        yield question, _ranking(question, [names[i] for i in order], params.k)
+        matched = not by_words or bool(own[0].max() > 0)
+        yield question, _ranking(question, [names[i] for i in order], params.k, matched)
 
 
 def bm25(texts: Sequence[str], queries: Sequence[str], k1: float, b: float) -> Iterator[Floats]:
@@ -95,9 +98,9 @@ def reciprocal_rank_fusion(orders: Sequence[NDArray[np.int64]]) -> Floats:
     return total
 
 
-def _ranking(question: Question, order: list[str], k: int) -> Ranking:
+def _ranking(question: Question, order: list[str], k: int, matched: bool) -> Ranking:
     places = [place for place, name in enumerate(order, 1) if name in question.relevant]
-    return Ranking(tuple(order), sum(place <= k for place in places) / len(places), 1 / places[0])
+    return Ranking(tuple(order), sum(place <= k for place in places) / len(places), 1 / places[0], matched)
 
 
 def tiers(params: RagInfer) -> list[str]:

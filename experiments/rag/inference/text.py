@@ -1,12 +1,17 @@
-"""Text as answers are compared: normalised, cut into sentences, lemmatised; nothing is downloaded."""
+"""Text as passages are searched and held against answers: cut into sentences and words, lemmatised."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
+
+import regex
+
+from experiments.rag.inference.scripts import UNSPACED, bigrams, fold_marks, without_article
+from experiments.sentences import sentence_ranges
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
@@ -23,24 +28,11 @@ _MONTH_FIRST = re.compile(rf"\b{_MONTH}\.? {_DAY},? (\d{{4}})\b")
 _ISO = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _MINUS = r"(?<![^\s(])-(?=\d)"  # before a number, and between nothing: 1990-2000 holds none
-_WORD = re.compile(rf"(?:{_MINUS})?\d+\.\d+|(?:{_MINUS})?[^\W_]+")
+# A run of a script without spaces is a word of its own, whatever it stands beside.
+_RUN = rf"[[{UNSPACED}]\p{{M}}]+"
+_LETTERS = rf"[\p{{L}}\p{{N}}--[{UNSPACED}]][[\p{{L}}\p{{N}}\p{{M}}]--[{UNSPACED}]]*"
+_WORD = regex.compile(rf"(?:{_MINUS})?\d+\.\d+|{_RUN}|(?:{_MINUS})?{_LETTERS}", regex.V1)
 _NAME = re.compile(rf"(?:{_MINUS})?[^\W_]+(?:[.,]\d+)*")
-_SENTENCE = re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"')\]]))\s+(?=[\"'(\[]?[^\sa-z])")
-_ABBREVIATION = re.compile(r"(?:\b[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|No|vs|etc|e\.g|i\.e))\.$")
-_ABSTENTION = re.compile(
-    r"\b(?:i|we) (?:do|can|could) not (?:know|answer|say|tell|find|determine)\b"
-    r"|\b(?:i|we) (?:am|are) (?:not (?:sure|certain|able to)|unable to)\b|\bi have no (?:idea|information)\b"
-    r"|\bnot in the (?:\w+ )?(?:context|passages?|text)\b"
-    r"|\b(?:is|are|was|were) not (?:\w+ly )?(?:mentioned|stated|specified)\b"
-    r"|\b(?:is|are|was|were) not (?:\w+ly )?(?:provided|given|known)(?: (?:in|by|from|here|if|whether)\b|$)"
-    r"|\b(?:context|passages?|information|text)(?: \w+){0,3} (?:does|do|did) not"
-    r" (?:\w+ly )?(?:say|mention|contain|provide|state|tell)\b"
-    r"|\b(?:is|are|was|were) no (?:information|mention|answer)\b"
-    r"|\b(?:not (?:have )?(?:enough|sufficient)|not have(?: any| that| this)?) information\b"
-    r"|\bunanswerable\b|^no answer\b|^(?:unknown|not known)$"
-)
-_CLAUSE = re.compile(r";|,? but ")
-_EXCUSE = re.compile(r"^(?:(?:i am )?sorry|unfortunately)$")
 _STOP = frozenset(
     "a an the and or but of in on at to for from by with as is are was were be been being do does did has have had"
     " it its this that these those he she they his her their not no so than then there which who whom what when"
@@ -58,13 +50,12 @@ def normalise(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=100_000)
 def words(text: str) -> tuple[str, ...]:
     """Words of a text without case, accents and punctuation; dates and numbers in one form."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("\u2212", "-")
+    plain = fold_marks(fold_marks(text).casefold())
     plain = _DAY_FIRST.sub(lambda m: _date(m[3], m[2], m[1]), plain)
     plain = _MONTH_FIRST.sub(lambda m: _date(m[3], m[1], m[2]), plain)
     plain = _ISO.sub(lambda m: f"date{m[1]}{m[2]}{m[3]}", plain)
     found = [re.sub(r"^(\d+)(?:st|nd|rd|th)$", r"\1", word) for word in _WORD.findall(_THOUSANDS.sub("", plain))]
-    return tuple(_numbers(found))
+    return tuple(_numbers(found) if plain.isascii() else chain(*map(bigrams, _numbers(found))))
 
 
 def _date(year: str, month: str, day: str) -> str:
@@ -88,44 +79,9 @@ def _numbers(plain: Sequence[str]) -> list[str]:
     return numbers
 
 
-def contains(whole: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether `part` stands in `whole`, in one piece; an empty part stands nowhere."""
-    size = len(part)
-    return size > 0 and any(tuple(whole[i : i + size]) == tuple(part) for i in range(len(whole) - size + 1))
-
-
-def correct(answer: str, accepted: Sequence[Sequence[str]]) -> bool:
-    """Whether an answer states each part of what was asked in one of the ways accepted for it."""
-    return all(any(_states(answer, way) for way in ways) for ways in accepted)
-
-
-def _states(answer: str, way: str) -> bool:
-    part = normalise(way)  # of articles alone where it is blood type A
-    return contains(words(answer) if set(part) <= _ARTICLES else normalise(answer), part)
-
-
-def abstains(answer: str) -> bool:
-    """Whether an answer says nothing, or says that it does not know and nothing else."""
-    clauses = [_plain(clause) for sentence in sentences(answer) for clause in _CLAUSE.split(sentence)]
-    told = [clause for clause in clauses if clause and not _EXCUSE.search(clause)]
-    return all(_ABSTENTION.search(clause) for clause in told)
-
-
-def _plain(text: str) -> str:
-    """Words of a text in lower case, `n't` and the like written out."""
-    text = text.casefold().replace("\u2019", "'").replace("can't", "can not").replace("cannot", "can not")
-    return " ".join(_WORD.findall(text.replace("n't", " not").replace("'m", " am").replace("'re", " are")))
-
-
 def sentences(text: str) -> list[str]:
-    """The sentences of a text that hold a word; one without an end is a sentence too."""
-    parts: list[str] = []
-    for part in _SENTENCE.split(text.strip()):
-        if parts and _ABBREVIATION.search(parts[-1]):
-            parts[-1] += f" {part}"
-        elif part:
-            parts.append(part)
-    return [each for each in parts if words(each)]
+    """The sentences of a text, in any script, that hold a word; one without an end is a sentence too."""
+    return [part for start, end in sentence_ranges(text) if words(part := text[start:end].strip())]
 
 
 def content_words(text: str) -> list[str]:
@@ -143,7 +99,7 @@ def entities(text: str) -> list[str]:
 @lru_cache(maxsize=100_000)
 def lemma(word: str) -> str:
     """A word without its English inflection, by suffix alone (Porter's stemmer, as NLTK has it)."""
-    return str(_stemmer().stem(word))
+    return str(_stemmer().stem(without_article(word)))
 
 
 @lru_cache(maxsize=1)

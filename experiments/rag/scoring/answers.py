@@ -89,6 +89,15 @@ class Answers:
         return replace(self, frame=self.frame.assign(label=self.labels[source]))
 
 
+def considered(frame: pd.DataFrame, params: RagScore) -> pd.DataFrame:
+    """The rows that are to be looked at: all, or those whose label does not rest on little."""
+    if params.ambiguous == "keep":
+        return frame
+    if "ambiguous" not in frame:
+        raise BadInput("ambiguous = drop: the records do not say which labels are; run inference again, or keep")
+    return frame[frame["ambiguous"] == ""]
+
+
 def read_answers(frame: pd.DataFrame, params: RagScore) -> Answers:
     """Put the answers in one order, whatever order they were made in, and score them.
 

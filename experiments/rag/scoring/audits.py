@@ -7,11 +7,13 @@ from contextlib import suppress
 
 from experiments.chat_audits import answers_inside_thinking, template_asks_for_date  # noqa: F401 - what stands here is asked
 from experiments.rag.detectors import DETECTORS, FUSED
+from experiments.rag.inference.verdicts import JUDGED
 from harness.running.differences import CLEAR, difference, lead
 from harness.stage import Audited, Doubt, Undefined, check
 
 _RARE = 0.1
 _FEW = 0.02  # answers without a label
+_MOST = 0.5
 _CHANCE = 0.5
 _SINGLE = tuple(detector.name for detector in DETECTORS)
 
@@ -157,6 +159,37 @@ def thinking_estimated(audited: Audited) -> Iterator[Doubt]:
             f"in {estimated} of {len(frame)} answers tokens of thinking are counted by characters, because the endpoint"
             " does not tell them: read thinking_tokens as an estimate",
         )
+
+
+@check("labels rest on accepted answers that say little", "ambiguous=drop")
+def ambiguous_labels(audited: Audited) -> Iterator[Doubt]:
+    frame = audited.records.frame
+    if "ambiguous" in frame and audited.params.ambiguous == "keep":
+        told = frame[frame["verdict"].isin(JUDGED)]
+        weak = told.loc[told["ambiguous"] != "", "ambiguous"]
+        if len(weak):
+            kinds = ", ".join(f"{name}: {count}" for name, count in weak.value_counts().items())
+            share = len(weak) / len(told)
+            yield (
+                "warn" if share > _RARE else "info",
+                f"{share:.1%} of the labels ({len(weak)} of {len(told)}) rest on accepted answers that say little when"
+                f" they are found in an answer, or are not ({kinds}); ambiguous=drop leaves these answers out",
+            )
+
+
+@check("words that are compared are met nowhere", "name an encoder: retriever=dense, detector=encoder")
+def nothing_in_common(audited: Audited) -> Iterator[Doubt]:
+    frame = audited.records.frame
+    for column, what in (
+        ("matched", "questions have no word in common with any passage, so that BM25 ranks by chance"),
+        ("lexical_tokens_mean", "answers have no word in common with their passages, so that overlap tells nothing"),
+    ):
+        known = frame[column].dropna() if column in frame else frame.iloc[:0]
+        if len(known) and (share := float((known == 0).to_numpy().mean())) > _MOST:
+            yield (
+                "warn",
+                f"{share:.1%} of the {what}: another language, or a script that is not read; name an encoder",
+            )
 
 
 @check("a detector lies below chance, and not by chance", "leave it out, or fusion=logistic")

@@ -44,6 +44,10 @@ class RagScore(Params):
         "auto",
         description="score of `detector` called hallucinated; auto, and the others': F1-best in training",
     )
+    ambiguous: Annotated[Literal["keep", "drop"], Decides("which answers are judged")] = Field(
+        "keep",
+        description="answers whose label rests on little: yes/no, in the question already, very short; judged or not",
+    )
     folds: Annotated[int, Decides("how much is learnt from")] = Field(
         5, ge=2, le=50, description="cross-fitting folds, grouped by question and stratified by label"
     )

@@ -16,7 +16,7 @@ from experiments.judging import Judge
 from experiments.protocols import Way
 from experiments.rag.detectors import DETECTORS, FUSED, colours
 from experiments.rag.inference.verdicts import JUDGED
-from experiments.rag.scoring.answers import Answers, fit, fused, names, read_answers, rule
+from experiments.rag.scoring.answers import Answers, considered, fit, fused, names, read_answers, rule
 from experiments.rag.scoring.params import RagScore
 from harness.stage import HELD_OUT, Late, Records, Report, Undefined
 
@@ -33,23 +33,25 @@ _BY_TIER = ("auc", "f1", "precision", "recall", "ece", "ece_calibrated")
 
 def score(records: Records, params: RagScore) -> Report:
     """Judge each detector out of fold, beside what trivial predictors reach."""
-    answers = read_answers(records.frame, params)
+    frame = considered(records.frame, params)
+    answers = read_answers(frame, params)
     judge = _judge(answers, partial(protocols.out_of_fold, answers), params)
-    return _report(records.frame, judge, params, params.judging)
+    return _report(frame, judge, params, params.judging)
 
 
 def held_out(train: Records, test: Records, params: RagScore) -> Report:
     """Judge on `test` by a fusion, thresholds and baselines learnt from `train`."""
-    seen, answers = read_answers(train.frame, params), read_answers(test.frame, params)
+    frames = [considered(records.frame, params) for records in (train, test)]
+    seen, answers = (read_answers(frame, params) for frame in frames)
     judge = _judge(answers, partial(protocols.held_out, seen, answers), params)
-    return _report(test.frame, judge, params, HELD_OUT)
+    return _report(frames[1], judge, params, HELD_OUT)
 
 
 def score_many(records: Records, params: Sequence[RagScore], metrics: Collection[str]) -> list[Report]:
     """The `metrics` of many settings, without intervals, tables and figures."""
     reports = []
     for settings in params:
-        answers = read_answers(records.frame, settings)
+        answers = read_answers(considered(records.frame, settings), settings)
         way, measures = partial(protocols.out_of_fold, answers), _measures(settings)
         judge = _judge(answers, way, settings, settings.detector)
         report = Report(judged=judge.judged_on(settings.judging, settings.detector))
