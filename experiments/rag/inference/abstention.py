@@ -7,6 +7,7 @@ import re
 from experiments.rag.inference.scripts import fold_marks
 from experiments.rag.inference.text import sentences
 
+_IS = re.compile(r"\b(it|there|that|what|here)'s\b")
 _WORD = re.compile(r"\d+\.\d+|[^\W_]+")
 _SOURCE = r"(?:context|passages?|text|documents?|articles?|sources?|information|excerpts?)"
 _TELLS = (
@@ -15,7 +16,7 @@ _TELLS = (
 _ABSTENTION = re.compile(
     r"\b(?:i|we) (?:do|can|could) not (?:\w+ly )?(?:know|answer|say|tell|find|determine)\b"
     r"|\b(?:i|we) (?:am|are) (?:not (?:sure|certain|able to)|unable to|unsure)\b"
-    r"|\bi have no (?:idea|information|clue)\b"
+    r"|\bi have no (?:idea|information|clue)\b|\bi do not have (?:any )?(?:access|information)\b"
     r"|\bnot in the (?:\w+ )?(?:context|passages?|text)\b"
     r"|\b(?:is|are|was|were) not (?:\w+ly )?(?:mentioned|stated|specified|discussed|addressed)\b"
     r"|\b(?:is|are|was|were) not (?:\w+ly )?(?:provided|given|known)(?: (?:in|by|from|here|if|whether)\b|$)"
@@ -46,7 +47,8 @@ _ELSEWHERE = re.compile(
     r"|(?:저는 |나는 )?(?:잘 )?(?:모르겠습니다|모릅니다|모르겠어요|몰라요|모른다|알 수 없습니다|답변할 수 없습니다)"
     r"|(?:desolee?,? )?je (?:ne )?(?:le )?sais pas|je l'ignore|(?:lo s"
     r"iento,? )?(?:yo )?no (?:lo )?se|no tengo (?:ni )?idea"
-    r"|(?:das )?(?:ich )?(?:weiss|weiß)(?: ich| es| das)? (?:es )?nicht|ich weiss es leider nicht|keine ahnung"
+    r"|(?:(?:es )?tut mir leid,? )?(?:(?:das )?(?:ich )?(?:weiss|weiß)(?: ich| es| das)? (?:es )?(?:leider )?nicht"
+    r"|keine ahnung)"
     r"|(?:mi dispiace,? )?non (?:lo )?so|(?:eu )?nao (?:o )?sei|(?:ik )?weet (?:ik )?het niet|(?:ja )?nie wiem"
     r"|(?:jag )?vet (?:jag )?(?:ej|inte)|jeg vet ikke|jeg ved det ikke|en tieda|(?:ben )?bilmiyorum|(?:eu )?nu stiu"
     r"|(?:я )?(?:этого )?не знаю|я не знаю этого|не известно|неизвестно|(?:я )?не знаю|δεν ξερω|δεν γνωριζω"
@@ -75,4 +77,5 @@ def _plain(text: str) -> str:
     """Words of a text in lower case, `n't` and the like written out."""
     text = text.casefold().replace("\u2019", "'").replace("can't", "can not").replace("cannot", "can not")
     text = text.replace("won't", "will not").replace("n't", " not").replace("'m", " am").replace("'re", " are")
+    text = _IS.sub(r"\1 is", text)
     return " ".join(_WORD.findall(text))

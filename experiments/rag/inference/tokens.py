@@ -53,6 +53,7 @@ _UNIT_NAMES = {
 _CODES = frozenset("usd eur gbp jpy inr chf aud cad cny".split())  # of currencies, which may stand before an amount
 _GROUPED = regex.compile(r"(?<=\d)[\u00a0\u202f\u2009'\u2019](?=\d{3}(?!\d))")
 _FRACTION = regex.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")  # 2\u00bd is not 21/2
+_MINUS = regex.compile(r"(?<![\p{L}\p{N}\s])\s*\b(?i:minus|negative) (?=\d)|(?<=[\p{L}] )(?i:minus|negative) (?=\d)")
 _ROMAN = regex.compile(r"(?=[IVX]{2})X{0,3}(?:IX|IV|V?I{0,3})")
 _LETTERS = regex.compile(r"\p{L}+")
 _FUNCTION = frozenset("us who it am me we or in is as so at an no do on he".split())  # acronyms too, in capitals
@@ -75,7 +76,7 @@ class Token(NamedTuple):
 @lru_cache(maxsize=20_000)
 def read(text: str) -> tuple[Token, ...]:
     """The tokens of a text, in order; time and memory are linear in its length."""
-    joined = _GROUPED.sub("", _FRACTION.sub(" ", text))
+    joined = _MINUS.sub("-", _GROUPED.sub("", _FRACTION.sub(" ", text)))
     plain = fold_marks(joined).replace("\u2019", "'")
     found: list[Token] = []
     for match in _TOKEN.finditer(plain):
@@ -176,7 +177,7 @@ def _with_units(tokens: Sequence[Token]) -> Iterator[Token]:
             skip = True
             token = token._replace(text="percent")
         if counted and token.kind == "word":
-            name = token.text[:-1] if len(token.text) > 3 and token.text.endswith("s") else token.text
+            name = token.text[:-1] if len(token.text) > 2 and token.text.endswith("s") else token.text
             token = token._replace(unit=_UNIT_NAMES.get(token.text) or _UNIT_NAMES.get(name, name))
         yield token
         if token.kind != "stop" or token.text != "-":
