@@ -33,8 +33,8 @@ DETECT = Stage(
     package=__name__,
     packages=(
         "accelerate", "bitsandbytes", "gguf", "httpx2", "huggingface-hub", "jinja2", "numpy", "pandas", "psutil",
-        "pyarrow", "pydantic", "pydantic-core", "safetensors", "sentence-transformers", "sentencex", "tokenizers",
-        "torch", "torchvision", "transformers",
+        "pyarrow", "pydantic", "pydantic-core", "regex", "safetensors", "sentence-transformers", "sentencex",
+        "tokenizers", "torch", "torchvision", "transformers",
     ),
     infer_params=DetectInfer,
     score_params=DetectScore,

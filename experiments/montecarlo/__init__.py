@@ -42,7 +42,8 @@ MONTECARLO = Stage(
     package=__name__,
     packages=(
         "filelock", "httpx2", "huggingface-hub", "joblib", "numpy", "open_clip_torch", "pandas", "pillow", "psutil",
-        "pydantic", "safetensors", "scikit-learn", "timm", "tokenizers", "torch", "torchvision", "transformers",
+        "pydantic", "regex", "safetensors", "scikit-learn", "timm", "tokenizers", "torch", "torchvision",
+        "transformers",
     ),
     infer_params=MontecarloInfer,
     score_params=MontecarloScore,
