@@ -177,7 +177,7 @@ def ambiguous_labels(audited: Audited) -> Iterator[Doubt]:
             )
 
 
-@check("words that are compared are met nowhere", "name an encoder: retriever=dense, detector=encoder")
+@check("words that are compared are met nowhere", "name an encoder: retriever=dense, detector=similarity")
 def nothing_in_common(audited: Audited) -> Iterator[Doubt]:
     frame = audited.records.frame
     for column, what in (
