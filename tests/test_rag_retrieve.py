@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.rag.inference import data, retrieve
+from experiments.rag.bench import full_matrix
+from experiments.rag.inference import data, ranks, retrieve
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.params import RagInfer
 from harness.stage import BadInput
@@ -26,8 +27,12 @@ def build(relevant: int, others: int) -> tuple[Question, Dataset]:
     return question, Dataset([question], passages)
 
 
-def rank(dataset: Dataset, params: RagInfer, embed: retrieve.Embed | None) -> dict[str, retrieve.Ranking]:
-    return {question.id: ranking for question, ranking in retrieve.rank(dataset, params, embed)}
+def rank(dataset: Dataset, params: RagInfer, embed: retrieve.Embed | None) -> dict[str, retrieve.Order]:
+    return {question.id: order for question, order in retrieve.rank(dataset, params, embed)}
+
+
+def all_of(order: retrieve.Order) -> tuple[str, ...]:
+    return tuple(order.take(range(len(order.names))))
 
 
 @settings(deadline=None)
@@ -46,7 +51,8 @@ def test_bm25_is_lucenes(texts: list[list[str]], query: list[str], k1: float, b:
 
 @given(st.permutations(range(6)), st.permutations(range(6)))
 def test_reciprocal_ranks_are_summed(first: list[int], second: list[int]) -> None:
-    found = retrieve.reciprocal_rank_fusion([np.array([first]), np.array([second])])[0]
+    keyed = [ranks.keys(-np.argsort(order).astype(np.float32)) for order in (first, second)]
+    found = ranks.reciprocal_ranks(keyed)
     for text in range(6):
         expected = sum(1 / (60 + order.index(text) + 1) for order in (first, second))
         assert found[text] == pytest.approx(expected)
@@ -55,8 +61,9 @@ def test_reciprocal_ranks_are_summed(first: list[int], second: list[int]) -> Non
 def test_recall_and_reciprocal_rank_are_against_the_relevant_passages() -> None:
     passages = {"a": "wordc", "b": "wordb", "c": "wordb wordd", "d": "wordd"}
     question = Question("q", "wordb", (("x",),), frozenset({"c", "d"}))
-    ranking = rank(Dataset([question], passages), RagInfer(k=2), None)["q"]
-    assert ranking.order == ("b", "c", "a", "d")  # what ties stays in the order of the corpus
+    order = rank(Dataset([question], passages), RagInfer(k=2), None)["q"]
+    assert all_of(order) == ("b", "c", "a", "d")  # what ties stays in the order of the corpus
+    ranking = order.ranking(2)
     assert (ranking.recall, ranking.reciprocal_rank) == (0.5, 0.5)
 
 
@@ -71,9 +78,9 @@ def test_dense_ranks_by_cosine_and_hybrid_by_both() -> None:
 
     dataset = Dataset([question], passages)
     dense = rank(dataset, RagInfer(k=1, retriever="dense"), embed)["q"]
-    assert dense.order == ("c", "b", "a")
+    assert all_of(dense) == ("c", "b", "a")
     hybrid = rank(dataset, RagInfer(k=1, retriever="hybrid"), embed)["q"]
-    assert hybrid.order == ("a", "c", "b")  # 1/61 + 1/63 beats 2/62, and what ties stays in order
+    assert all_of(hybrid) == ("a", "c", "b")  # 1/61 + 1/63 beats 2/62, and what ties stays in order
     with pytest.raises(BadInput, match="retriever = dense: needs encoder"):
         rank(dataset, RagInfer(k=1, retriever="dense"), None)
 
@@ -89,7 +96,7 @@ def test_a_tier_has_its_share_of_relevant_passages(tier: str, relevant: int, dis
     assert sum(name.startswith("r") for name in found.passages) == found.relevant == relevant
     assert found.achieved == found.asked == relevant / 10
     if distractors == "hard":
-        highest = [name for name in ranking.order if name.startswith("x")][: 10 - relevant]
+        highest = [name for name in all_of(ranking) if name.startswith("x")][: 10 - relevant]
         assert set(highest) <= set(found.passages)
 
 
@@ -116,7 +123,7 @@ def test_the_passages_retrieved_are_taken_as_they_are() -> None:
     question, dataset = build(2, 40)
     ranking = rank(dataset, RagInfer(), None)["q"]
     found = retrieve.select(question, ranking, "retrieved", RagInfer(), seed=0)
-    assert found.passages == ranking.order[:10]
+    assert found.passages == all_of(ranking)[:10]
     assert (found.asked, found.achieved) == (None, 0.2)
 
 
@@ -190,10 +197,66 @@ def test_a_tier_does_not_depend_on_the_others_asked_for() -> None:
     assert some == {name: every[name] for name in some}
 
 
-def test_rankings_come_one_after_the_other() -> None:
+def test_orders_come_one_after_the_other() -> None:
     question, dataset = build(2, 40)
     several = Dataset([replace(question, id=str(i)) for i in range(3)], dataset.passages)
     ranked = retrieve.rank(several, RagInfer(), None)
-    first, ranking = next(ranked)
-    assert (first.id, len(ranking.order)) == ("0", 42)
+    first, order = next(ranked)
+    assert (first.id, len(order.names)) == ("0", 42)
     assert [each.id for each, _ in ranked] == ["1", "2"]
+
+
+NUMBERS = st.one_of(st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5]), st.floats(width=32, allow_nan=False))
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=30), st.data())
+def test_places_are_those_of_a_stable_sort_of_everything(scores: list[float], drawn: st.DataObject) -> None:
+    given_scores = np.array(scores, dtype=np.float32)
+    whole = np.argsort(-given_scores.astype(np.float64), kind="stable")
+    keyed = ranks.keys(given_scores)
+    some = np.array(drawn.draw(st.lists(st.integers(0, len(scores) - 1))), dtype=np.int64)
+    assert ranks.at(keyed, some).tolist() == whole[some].tolist()
+    assert ranks.places(keyed, whole[some]).tolist() == some.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.sampled_from(WORDS), max_size=4), min_size=2, max_size=24),
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=3),
+    st.sampled_from(["bm25", "dense", "hybrid"]),
+    st.sampled_from(["random", "hard"]),
+    st.integers(1, 24),
+    st.data(),
+)
+def test_contexts_are_those_of_the_full_matrix(
+    texts: list[list[str]], query: list[str], retriever: str, distractors: str, k: int, drawn: st.DataObject
+) -> None:
+    passages = {f"p{i}": " ".join(text) or "worth" for i, text in enumerate(texts)}
+    relevant = drawn.draw(st.lists(st.sampled_from(list(passages)), min_size=1, unique=True))
+    question = Question("q", " ".join(query), (("x",),), frozenset(relevant))
+    other = Question("r", "wordb", (("x",),), frozenset(passages))
+    dataset = Dataset([question, other], passages)
+    params = RagInfer(retriever=retriever, distractors=distractors, k=min(k, len(passages)))
+
+    def embed(told):  # type: ignore[no-untyped-def]
+        return np.array([[len(text) % 3, len(text) % 2] for text in told], dtype=np.float32)
+
+    asked = [each.text for each in dataset.questions]
+    by_words = np.array(list(retrieve.bm25(list(passages.values()), asked, params.bm25_k1, params.bm25_b)))
+    by_vectors = embed(asked) @ embed(passages.values()).T
+    scores = {"bm25": [by_words], "dense": [by_vectors], "hybrid": [by_words, by_vectors]}[retriever]
+    expected, found = full_matrix.orders(dataset, scores), rank(dataset, params, embed)
+    for each in dataset.questions:
+        order = found[each.id]
+        assert all_of(order) == expected[each.id]
+        assert vars(order.ranking(params.k)) == full_matrix.quality(each, expected[each.id], params.k)
+        for tier in ("high", "medium", "low", "retrieved"):
+            chosen = full_matrix.select(each, expected[each.id], tier, params, seed=7)
+            if chosen.passages:
+                assert retrieve.select(each, order, tier, params, seed=7) == chosen
+
+
+def test_embeddings_that_are_not_finite_rank_nothing() -> None:
+    _, dataset = build(2, 3)
+    with pytest.raises(BadInput, match="the encoder's embeddings are not finite"):
+        rank(dataset, RagInfer(k=1, retriever="dense"), lambda texts: np.full((len(texts), 2), np.nan, np.float32))

@@ -97,12 +97,12 @@ def _queries(dataset: Dataset, params: RagInfer, embed: Embed | None, seed: int)
     if not dataset.passages:  # each question has its own
         return [Query(f"{question.id}/own", question, "given", question.knowledge) for question in dataset.questions]
     queries = []
-    for question, ranking in retrieve.rank(dataset, params, embed):
-        told = replace(ranking, order=())  # of which only one is held at a time
+    for question, order in retrieve.rank(dataset, params, embed):
+        ranking = order.ranking(params.k)
         for tier in retrieve.tiers(params):
-            shown = retrieve.select(question, ranking, tier, params, seed)
+            shown = retrieve.select(question, order, tier, params, seed)
             texts = tuple(dataset.passages[name] for name in shown.passages)
-            queries.append(Query(f"{question.id}/{tier}", question, tier, texts, shown, told))
+            queries.append(Query(f"{question.id}/{tier}", question, tier, texts, shown, ranking))
     return queries
 
 
