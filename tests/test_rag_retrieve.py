@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from experiments.rag.bench import full_matrix
 from experiments.rag.inference import data, ranks, retrieve
+from experiments.rag.inference.corpus import Kept
 from experiments.rag.inference.data import Dataset, Question
+from experiments.rag.inference.embedding import Embed
+from experiments.rag.inference.lemmas import Lemmas
 from experiments.rag.inference.params import RagInfer
 from harness.stage import BadInput
 
@@ -27,8 +30,8 @@ def build(relevant: int, others: int) -> tuple[Question, Dataset]:
     return question, Dataset([question], passages)
 
 
-def rank(dataset: Dataset, params: RagInfer, embed: retrieve.Embed | None) -> dict[str, retrieve.Order]:
-    return {question.id: order for question, order in retrieve.rank(dataset, params, embed)}
+def rank(dataset: Dataset, params: RagInfer, embed: Embed | None) -> dict[str, retrieve.Order]:
+    return {question.id: order for question, order in retrieve.rank(dataset, params, embed, Kept())}
 
 
 def all_of(order: retrieve.Order) -> tuple[str, ...]:
@@ -38,7 +41,8 @@ def all_of(order: retrieve.Order) -> tuple[str, ...]:
 @settings(deadline=None)
 @given(TEXTS, st.lists(st.sampled_from(WORDS), min_size=1, max_size=3, unique=True), st.floats(0.1, 3), st.floats(0, 1))
 def test_bm25_is_lucenes(texts: list[list[str]], query: list[str], k1: float, b: float) -> None:
-    (found,) = retrieve.bm25([" ".join(text) for text in texts], [" ".join(query)], k1, b)
+    passages = Lemmas.of([" ".join(text) for text in texts])
+    (found,) = retrieve.bm25(passages, Lemmas.of([" ".join(query)]), k1, b)
     mean = sum(map(len, texts)) / len(texts)
     for text, score in zip(texts, found, strict=True):
         counts, expected = Counter(text), 0.0
@@ -200,7 +204,7 @@ def test_a_tier_does_not_depend_on_the_others_asked_for() -> None:
 def test_orders_come_one_after_the_other() -> None:
     question, dataset = build(2, 40)
     several = Dataset([replace(question, id=str(i)) for i in range(3)], dataset.passages)
-    ranked = retrieve.rank(several, RagInfer(), None)
+    ranked = retrieve.rank(several, RagInfer(), None, Kept())
     first, order = next(ranked)
     assert (first.id, len(order.names)) == ("0", 42)
     assert [each.id for each, _ in ranked] == ["1", "2"]
@@ -242,7 +246,7 @@ def test_contexts_are_those_of_the_full_matrix(
         return np.array([[len(text) % 3, len(text) % 2] for text in told], dtype=np.float32)
 
     asked = [each.text for each in dataset.questions]
-    by_words = np.array(list(retrieve.bm25(list(passages.values()), asked, params.bm25_k1, params.bm25_b)))
+    by_words = full_matrix.bm25(list(passages.values()), asked, params)
     by_vectors = embed(asked) @ embed(passages.values()).T
     scores = {"bm25": [by_words], "dense": [by_vectors], "hybrid": [by_words, by_vectors]}[retriever]
     expected, found = full_matrix.orders(dataset, scores), rank(dataset, params, embed)

@@ -302,3 +302,12 @@ def test_every_figure_can_be_drawn() -> None:
     for rows in (frame(), frame().query("tier == 'low'").assign(tier="given").drop(columns="achieved")):
         for draw in report(rows).figures.values():
             draw().canvas.draw()
+
+
+def test_a_damaged_file_of_the_cache_is_told() -> None:
+    rows = frame()
+    origins: list[dict[str, Any]] = [{"counts": {}, "remade": ["lemmas/x.npz"]}, {"counts": {}, "remade": []}]
+    found = [audit(Audited(RAG, Records(rows, None, each), report(rows), RagScore())).findings for each in origins]
+    told = [[each.message for each in findings if each.code == "kept_damaged"] for findings in found]
+    assert [len(each) for each in told] == [1, 0]
+    assert "lemmas/x.npz in the cache could not be read" in told[0][0]

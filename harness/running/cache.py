@@ -5,16 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from zipfile import BadZipFile
 
 from filelock import FileLock, Timeout
 
 from harness.running import code
 from harness.running.records import read_records, write_records
 from harness.stage import BadInput, Late, Params, Records, Stage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
+_MOST_BYTES = 4 * 2**30  # of all arrays of one kind
 
 
 def folder() -> Path:
@@ -96,3 +105,49 @@ def lock(path: Path, busy: str) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def arrays(
+    kind: str,
+    content: str,
+    modules: Sequence[str],
+    make: Callable[[], Mapping[str, NDArray[Any]]],
+    read: Callable[[Mapping[str, NDArray[Any]]], T],
+    damaged: list[str],
+) -> T:
+    """What `read` makes of some arrays, kept by their kind, the content they are of, and the code that makes them.
+
+    The code is that of `modules` and all that they import, libraries included by version.  A file that is damaged, or
+    of which `read` raises ValueError or KeyError, is made again, and its path told in `damaged`.  Nothing is kept where
+    the cache cannot be written to, and what was used longest ago is let go.
+    """
+    import numpy as np
+
+    made_of = [content, code.digest(*modules), code.libraries(*modules), sys.version]
+    path = folder() / kind / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()}.npz"
+    if path.is_file():
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as kept:
+                found = read({name: kept[name] for name in kept.files})
+            os.utime(path)
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            damaged.append(str(path))
+        else:
+            return found
+    made = make()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as scratch:
+            np.savez(Path(scratch) / path.name, allow_pickle=False, **made)
+            (Path(scratch) / path.name).replace(path)
+        _let_go(path.parent)
+    return read(made)
+
+
+def _let_go(place: Path) -> None:
+    """Remove what was used longest ago where all files of a folder are more than may be."""
+    total = 0
+    for path in sorted(place.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True):
+        total += path.stat().st_size
+        if total > _MOST_BYTES:
+            path.unlink(missing_ok=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Collection, Iterator
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +36,37 @@ def digest(*packages: str) -> str:
     for name, path in sources(*packages).items():
         total.update(f"{name}\n{_meaning(path, path.stat().st_mtime_ns)}\n".encode())
     return total.hexdigest()
+
+
+def libraries(*packages: str) -> dict[str, str]:
+    """The version of every distribution that the sources of these packages import, and of those which these need."""
+    names = {name for path in sources(*packages).values() for name in _foreign(_parsed(path))}
+    known = _distributions()
+    todo = [each for name in names - sys.stdlib_module_names for each in known.get(name, ())]
+    found: dict[str, str] = {}
+    while todo:
+        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        if name not in found:
+            with suppress(metadata.PackageNotFoundError):  # a need that is not installed, as on other platforms
+                found[name] = metadata.version(name)
+                needs = (need for need in metadata.requires(name) or () if "extra ==" not in need)
+                todo += [re.split(r"[^\w.-]", need, maxsplit=1)[0] for need in needs]
+    return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=1)
+def _distributions() -> Mapping[str, Sequence[str]]:
+    """The distributions that bring a top-level package, by its name."""
+    return metadata.packages_distributions()
+
+
+def _foreign(tree: ast.Module) -> Iterator[str]:
+    """The top-level packages that a module imports, be it in a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
 
 
 def _modules(top: str) -> dict[str, Path]:

@@ -12,6 +12,16 @@ from experiments.arrays import Floats
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.params import TIERS, RagInfer
 from experiments.rag.inference.retrieve import Selection
+from experiments.rag.inference.text import content_words
+
+
+def bm25(texts: Sequence[str], queries: Sequence[str], params: RagInfer) -> Floats:
+    """BM25 scores (queries, texts), of texts that are lemmatised each time."""
+    import bm25s
+
+    index = bm25s.BM25(k1=params.bm25_k1, b=params.bm25_b)
+    index.index([content_words(text) for text in texts], show_progress=False)
+    return np.array([index.get_scores(content_words(query)) for query in queries], dtype=np.float64)
 
 
 def orders(dataset: Dataset, scores: Sequence[Floats]) -> dict[str, tuple[str, ...]]:

@@ -14,12 +14,14 @@ from experiments.models import endpoint, thinking
 from experiments.models.thinking import Said
 from experiments.rag.inference import data, retrieve
 from experiments.rag.inference.abstention import abstains
+from experiments.rag.inference.corpus import Kept
 from experiments.rag.inference.data import Dataset, Question
+from experiments.rag.inference.embedding import Embed, sentence_encoder
 from experiments.rag.inference.generate import Generator, Local, Prompt, Remote
 from experiments.rag.inference.matching import ambiguous, correct
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer, Load, Read, Readings, Setup
-from experiments.rag.inference.retrieve import Embed, Ranking, Selection
+from experiments.rag.inference.retrieve import Ranking, Selection
 from experiments.rag.inference.text import normalise, sentences
 from experiments.rag.inference.verdicts import JUDGED, UNKNOWN
 from harness.measuring.clock import Clock
@@ -57,14 +59,15 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
         raise BadInput(f"label = given: {whose} brings no labels along; label=answers")
     with clock.warmup():
         tally = endpoint.Tally()
-        embed = retrieve.sentence_encoder(params.encoder, context.device) if params.encoder else None
+        embed = sentence_encoder(params.encoder, context.device) if params.encoder else None
         generator = None if given else _generator(params, context.device, tally)
         setup = Setup(params, context.device, embed, tally, generator.model if isinstance(generator, Local) else None)
         loaded = {name: load(setup) for name, load in readers.items()}
         reading = {name: read for name, read in loaded.items() if read is not None and not isinstance(read, str)}
     clock.forget_peak()
+    kept = Kept(f"{context.hardware} {context.device}")
     with clock.spending("preprocessing"):
-        queries = _given(dataset) if given else _queries(dataset, params, embed, context.seed)
+        queries = _given(dataset) if given else _queries(dataset, params, embed, kept, context.seed)
     frame, failures = work(
         context,
         here(partial(_compute, params, generator, reading, tally)),
@@ -77,7 +80,7 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
     unanswered = sum(failure.row is None for failure in failures)
     counts = {"kept": len(frame), "questions": len(dataset.questions), "errors": unanswered}
     unable = {name: why for name, why in loaded.items() if isinstance(why, str)}
-    told = {"unable": unable, "decided": setup.decided}
+    told = {"unable": unable, "decided": setup.decided, "remade": kept.damaged}
     return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given, **told)
 
 
@@ -93,11 +96,11 @@ def _given(dataset: Dataset) -> list[Query]:
     ]
 
 
-def _queries(dataset: Dataset, params: RagInfer, embed: Embed | None, seed: int) -> list[Query]:
+def _queries(dataset: Dataset, params: RagInfer, embed: Embed | None, kept: Kept, seed: int) -> list[Query]:
     if not dataset.passages:  # each question has its own
         return [Query(f"{question.id}/own", question, "given", question.knowledge) for question in dataset.questions]
     queries = []
-    for question, order in retrieve.rank(dataset, params, embed):
+    for question, order in retrieve.rank(dataset, params, embed, kept):
         ranking = order.ranking(params.k)
         for tier in retrieve.tiers(params):
             shown = retrieve.select(question, order, tier, params, seed)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from experiments.models.endpoint import Tally
     from experiments.models.language import LanguageModel
+    from experiments.rag.inference.embedding import Embed
     from experiments.rag.inference.params import RagInfer
-    from experiments.rag.inference.retrieve import Embed
 
 # What a detector has read from an answer, its columns beginning with the detector's name; or why it could not.
 # A column that is missing (NaN) beside others has its reason in `error_` and its name; `…_cut` counts what was cut.

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.arrays import Ints
 from experiments.rag.inference import ranks
+from experiments.rag.inference.corpus import Kept
 from experiments.rag.inference.data import Dataset, Question
+from experiments.rag.inference.embedding import Embed, Vectors
+from experiments.rag.inference.lemmas import Lemmas
 from experiments.rag.inference.params import TIERS, RagInfer
 from experiments.rag.inference.ranks import Keys
-from experiments.rag.inference.text import content_words
-from harness.progress import counted, working
-from harness.stage import BadInput, one_line
-
-Scores = NDArray[np.float32]
-Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+from harness.progress import counted
+from harness.stage import BadInput
 
 
 @dataclass(frozen=True)
@@ -75,22 +74,23 @@ class Order:
         return Ranking(recall, 1 / int(self.relevant[0] + 1), self.matched)
 
 
-def rank(dataset: Dataset, params: RagInfer, embed: Embed | None) -> Iterator[tuple[Question, Order]]:
+def rank(dataset: Dataset, params: RagInfer, embed: Embed | None, kept: Kept) -> Iterator[tuple[Question, Order]]:
     """Rank every passage by the retriever that `params` name, for one question after the other.
 
+    What the passages' texts alone decide is `kept`, whatever `k`, `bm25_k1` and `bm25_b` are.
     Whoever takes from an order what is needed and lets it go holds one at a time, not questions x passages.
     """
     names, texts = list(dataset.passages), list(dataset.passages.values())
     if params.k > len(names):
         raise BadInput(f"k = {params.k}: the data hold {len(names)} passages only")
     wanted = [question.text for question in dataset.questions]
-    scores: list[Iterator[Scores]] = []
+    scores: list[Iterator[Vectors]] = []
     if params.retriever in {"bm25", "hybrid"}:
-        scores.append(bm25(texts, wanted, params.bm25_k1, params.bm25_b))
+        scores.append(bm25(kept.lemmas(texts), kept.lemmas(wanted), params.bm25_k1, params.bm25_b))
     if params.retriever in {"dense", "hybrid"}:
         if embed is None:
             raise BadInput(f"retriever = {params.retriever}: needs encoder, a sentence-transformers folder or name")
-        scores.append(_cosines(embed(texts), embed(wanted)))
+        scores.append(_cosines(kept.embeddings(texts, embed, params.encoder), embed(wanted)))
     place = {name: i for i, name in enumerate(names)}
     for question, *own in zip(dataset.questions, *scores, strict=True):
         keyed = [ranks.keys(each) for each in own]
@@ -100,18 +100,20 @@ def rank(dataset: Dataset, params: RagInfer, embed: Embed | None) -> Iterator[tu
         yield question, Order(names, order, np.sort(ranks.places(order, relevant)), matched)
 
 
-def bm25(texts: Sequence[str], queries: Sequence[str], k1: float, b: float) -> Iterator[Scores]:
-    """BM25 scores (texts) of one query after the other, over lemmas without function words, as Lucene computes them."""
+def bm25(passages: Lemmas, queries: Lemmas, k1: float, b: float) -> Iterator[Vectors]:
+    """BM25 scores (passages,) of one query after the other, over lemmas, as Lucene computes them."""
     import bm25s
 
     index = bm25s.BM25(k1=k1, b=b)
-    index.index([content_words(text) for text in counted(texts, "index", "passages")], show_progress=False)
-    for query in counted(queries, "retrieve", "questions"):
-        words = content_words(query)
-        yield np.asarray(index.get_scores(words) if words else np.zeros(len(texts)), dtype=np.float32)
+    if passages.vocabulary:
+        index.index(SimpleNamespace(ids=passages, vocab=passages.numbered()), show_progress=False)
+    for ids in counted(queries, "retrieve", "questions"):
+        words = [queries.vocabulary[i] for i in ids]
+        scores = index.get_scores(words) if words and passages.vocabulary else np.zeros(len(passages))
+        yield np.asarray(scores, dtype=np.float32)
 
 
-def _cosines(texts: Scores, queries: Scores) -> Iterator[Scores]:
+def _cosines(texts: Vectors, queries: Vectors) -> Iterator[Vectors]:
     for vectors in (texts, queries):
         if not np.isfinite(vectors).all():
             raise BadInput("retriever: the encoder's embeddings are not finite, so that nothing can be ranked by them")
@@ -146,20 +148,3 @@ def select(question: Question, order: Order, tier: str, params: RagInfer, seed: 
         raise BadInput(f"question {question.id}: tier {tier} of k = {params.k} has no passage; a larger k")
     rng.shuffle(chosen)
     return Selection(tier, TIERS[tier], tuple(chosen), len(relevant))
-
-
-def sentence_encoder(name: str, device: str) -> Embed:
-    """A sentence-transformers model by folder or name; its embeddings (n, d) have length 1: a product is a cosine."""
-    try:
-        with working(f"load {name}"):
-            from sentence_transformers import SentenceTransformer
-
-            model = SentenceTransformer(name, device=device)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise BadInput(f"encoder = {name}: cannot be loaded: {one_line(error)[:200]}") from error
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        found = model.encode(list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False)
-        return np.asarray(found, dtype=np.float32)
-
-    return embed

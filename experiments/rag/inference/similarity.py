@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from experiments.rag.inference.embedding import Embed
 from experiments.rag.inference.reading import Answer, Read, Readings, Setup
-from experiments.rag.inference.retrieve import Embed
 from experiments.rag.inference.text import sentences
 
 

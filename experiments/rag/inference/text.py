@@ -13,6 +13,7 @@ import regex
 from experiments.rag.inference.scripts import UNSPACED, bigrams, fold_marks, without_article
 from experiments.sentences import sentence_ranges
 
+_KEPT = 2_000  # texts whose words are kept: passages may be long, and a corpus has no end
 _ARTICLES = frozenset({"a", "an", "the"})
 _UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 _UNITS += "seventeen eighteen nineteen".split()
@@ -40,14 +41,14 @@ _STOP = frozenset(
 )
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=_KEPT)
 def normalise(text: str) -> tuple[str, ...]:
     """Words as answers are compared by: `words` without articles, unless there is nothing else."""
     every = words(text)
     return tuple(word for word in every if word not in _ARTICLES) or every
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=_KEPT)
 def words(text: str) -> tuple[str, ...]:
     """Words of a text without case, accents and punctuation; dates and numbers in one form."""
     plain = fold_marks(fold_marks(text).casefold())

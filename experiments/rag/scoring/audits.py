@@ -9,7 +9,7 @@ from experiments.chat_audits import answers_inside_thinking, template_asks_for_d
 from experiments.rag.detectors import DETECTORS, FUSED
 from experiments.rag.inference.verdicts import JUDGED
 from harness.running.differences import CLEAR, difference, lead
-from harness.stage import Audited, Doubt, Undefined, check
+from harness.stage import Audited, Doubt, Undefined, check, some
 
 _RARE = 0.1
 _FEW = 0.02  # answers without a label
@@ -65,6 +65,16 @@ def tier_not_achieved(audited: Audited) -> Iterator[Doubt]:
             "warn" if missed > _RARE * counts["kept"] else "info",
             f"{missed} of {counts['kept']} contexts have fewer relevant passages than their tier asks for, because the"
             " data have no more: read achieved/…, or lower k",
+        )
+
+
+@check("kept lemmas or embeddings of the corpus were damaged", "look at the disk")
+def kept_damaged(audited: Audited) -> Iterator[Doubt]:
+    if files := audited.records.origin.get("remade"):
+        yield (
+            "info",
+            f"{some(files)} in the cache could not be read, and was made anew: nothing of this result rests on it, but"
+            " look at the disk",
         )
 
 
