@@ -68,6 +68,10 @@ class Local:
         self.model = language.load(params.model, params.precision, device)
         generate.prepare(self.model)
 
+    def warm_up(self) -> None:
+        """Continue a few tokens, so that imports and first calls are behind the model when it is timed."""
+        generate.answer(self.model, [self.model.tokenizer("Context:")["input_ids"]], 2)
+
     def fitting(self, prompt: Prompt) -> int:
         """How many passages, from the first, leave room for an answer in the model's window."""
         for count in range(len(prompt.passages), 0, -1):

@@ -20,7 +20,7 @@ from experiments.rag.inference.embedding import Embed, sentence_encoder
 from experiments.rag.inference.generate import Generator, Local, Prompt, Remote
 from experiments.rag.inference.matching import ambiguous, correct
 from experiments.rag.inference.params import RagInfer
-from experiments.rag.inference.reading import Answer, Load, Read, Readings, Setup
+from experiments.rag.inference.reading import Answer, Load, Read, Readings, Setup, warm_up
 from experiments.rag.inference.retrieve import Ranking, Selection
 from experiments.rag.inference.text import normalise, sentences
 from experiments.rag.inference.verdicts import JUDGED, UNKNOWN
@@ -62,7 +62,7 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
         embed = sentence_encoder(params.encoder, context.device) if params.encoder else None
         generator = None if given else _generator(params, context.device, tally)
         setup = Setup(params, context.device, embed, tally, generator.model if isinstance(generator, Local) else None)
-        loaded = {name: load(setup) for name, load in readers.items()}
+        loaded = {name: load(setup) for name, load in readers.items() if not nobody}
         reading = {name: read for name, read in loaded.items() if read is not None and not isinstance(read, str)}
     clock.forget_peak()
     kept = Kept(f"{context.hardware} {context.device}")

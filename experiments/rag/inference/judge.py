@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.models import endpoint
 from experiments.rag.inference.params import RagInfer
-from experiments.rag.inference.reading import Answer, Read, Readings, Setup
+from experiments.rag.inference.reading import Answer, Asks, Read, Readings, Setup
 from harness.progress import working
 from harness.running.work import came
 
@@ -27,7 +27,7 @@ def load_strings(setup: Setup) -> Read | None:
 
 def load_judged(setup: Setup) -> Read | None:
     """Read by RAGAS' judged metrics, where there is a judge."""
-    return partial(judged, setup.params, tally=setup.tally) if setup.params.judge_endpoint is not None else None
+    return Asks(partial(judged, setup.params, tally=setup.tally)) if setup.params.judge_endpoint is not None else None
 
 
 def strings(answers: Sequence[Answer]) -> list[Readings]:

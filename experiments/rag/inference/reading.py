@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,29 @@ class Setup:
     def alone(self) -> bool:
         """Whether no model that answers works in this process as well."""
         return self.model is None
+
+
+@dataclass(frozen=True)
+class Asks:
+    """A way to read by requests that may be paid for: it is called for what the data hold, and for nothing else."""
+
+    read: Read
+
+    def __call__(self, answers: Sequence[Answer]) -> Sequence[Readings]:
+        """Read answers."""
+        return self.read(answers)
+
+
+MADE_UP = Answer("Where does Ann live?", "Ann lives in Rome.", ("Ann lives in Rome. Rome is old.",))
+
+
+def warm_up(readers: Iterable[Read]) -> None:
+    """Read a made-up answer, so that imports and first calls are behind a reader when it is timed; nothing is kept.
+
+    One that sends requests reads nothing: it imports what it needs.
+    """
+    for read in readers:
+        read([] if isinstance(read, Asks) else [MADE_UP])
 
 
 Read = Callable[[Sequence[Answer]], Sequence[Readings]]
