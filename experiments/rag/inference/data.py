@@ -6,29 +6,30 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from experiments.models import world
+from experiments.rag.inference import beir
+from experiments.rag.inference.lines import rows
 from experiments.rag.inference.text import sentences, words
 from harness.stage import BadInput
 
 _GLUED = re.compile(r"(?<=[a-z0-9)][.!?])(?=[A-Z])")  # HaluEval leaves out the space between two paragraphs
 _PASSAGES, _QUESTIONS = "passages.jsonl", "questions.jsonl"
 _ALLOWED = (
-    f"allowed: `builtin`; a folder of {_PASSAGES} (id, text) and {_QUESTIONS} (id, question, answers, relevant);"
+    f"allowed: `builtin`; a folder of {_PASSAGES} (id, text) and {_QUESTIONS} (id, question, answers, relevant); one of"
+    f" BEIR ({beir.SHAPE});"
     " a JSONL of knowledge, question, right_answer, hallucinated_answer"
 )
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked; for each part of it the answers accepted; the ids of the passages that help to answer it."""
+    """What is asked; for each part of it the answers accepted, if known; the ids of the passages that help."""
 
     id: str
     text: str
@@ -40,10 +41,19 @@ class Question:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Questions, and the passages (id to text) in which their answers are looked for; none where answers are given."""
+    """Questions, and the passages (id to text) in which their answers are looked for; none where answers are given.
+
+    `told` is what a reader of the result should know of how the data were read, a clause each.
+    """
 
     questions: list[Question]
     passages: dict[str, str] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
+
+    @property
+    def answerable(self) -> bool:
+        """Whether the data say of any answer that it would be right."""
+        return any(question.accepted for question in self.questions)
 
 
 class _Line(BaseModel):
@@ -75,14 +85,14 @@ def read(dataset: str, limit: int | None = None) -> Dataset:
     if dataset == "builtin":
         content = builtin()
     elif path.is_dir():
-        content = _own(path)
+        content = _beir(path) if beir.is_folder(path) else _own(path)
     elif path.is_file():
         content = _halueval(path)
     else:
         raise BadInput(f"dataset {dataset}: no such file or folder; {_ALLOWED}")
     if not content.questions:
         raise BadInput(f"dataset {dataset}: holds no question; {_ALLOWED}")
-    return Dataset(content.questions[:limit], content.passages)
+    return replace(content, questions=content.questions[:limit])
 
 
 def digest(dataset: str) -> str:
@@ -92,7 +102,9 @@ def digest(dataset: str) -> str:
         asked = [(each.id, each.text, each.accepted, sorted(each.relevant)) for each in world.questions]
         return hashlib.sha256(json.dumps([asked, world.passages]).encode()).hexdigest()
     path, total = Path(dataset).expanduser(), hashlib.sha256()
-    files = [path / _PASSAGES, path / _QUESTIONS] if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = beir.files(path) if beir.is_folder(path) else [path / _PASSAGES, path / _QUESTIONS]
     for file in files:
         if not file.is_file():
             raise BadInput(f"dataset {dataset}: no such file or folder: {file.name}; {_ALLOWED}")
@@ -102,12 +114,12 @@ def digest(dataset: str) -> str:
 
 def _own(folder: Path) -> Dataset:
     passages: dict[str, str] = {}
-    for place, passage in _rows(folder / _PASSAGES, _Passage):
+    for place, passage in rows(folder / _PASSAGES, _Passage, _ALLOWED):
         if passage.id in passages:
             raise BadInput(f"{place}: passage id '{passage.id}' stands there twice; each needs one of its own")
         passages[passage.id] = passage.text
     questions: dict[str, Question] = {}
-    for place, row in _rows(folder / _QUESTIONS, _Question):
+    for place, row in rows(folder / _QUESTIONS, _Question, _ALLOWED):
         if row.id in questions:
             raise BadInput(f"{place}: question id '{row.id}' stands there twice; each needs one of its own")
         if missing := [name for name in row.relevant if name not in passages]:
@@ -121,9 +133,20 @@ def _own(folder: Path) -> Dataset:
     return Dataset(list(questions.values()), passages)
 
 
+def _beir(folder: Path) -> Dataset:
+    judged = beir.read(folder)
+    asked = []
+    for place, query in judged.queries:
+        for way in query.accepted:
+            _require_word(place, "metadata.answers", way)
+        parts = (query.accepted,) if query.accepted else ()
+        asked.append(Question(query.id, query.text, parts, frozenset(judged.relevant[query.id])))
+    return Dataset(asked, judged.passages, judged.told)
+
+
 def _halueval(path: Path) -> Dataset:
     questions = []
-    for number, (place, row) in enumerate(_rows(path, _Labelled)):
+    for number, (place, row) in enumerate(rows(path, _Labelled, _ALLOWED)):
         _require_word(place, "knowledge", row.knowledge)
         _require_word(place, "right_answer", row.right_answer)
         given = ((row.right_answer, 0), (row.hallucinated_answer, 1))
@@ -137,27 +160,6 @@ def _halueval(path: Path) -> Dataset:
 def _require_word(place: str, name: str, text: str) -> None:
     if not words(text):
         raise BadInput(f"{place}: {name}: '{text}' holds no word, so that nothing can be compared with it; {_ALLOWED}")
-
-
-def _rows(path: Path, model: type[Any]) -> Iterator[tuple[str, Any]]:
-    """Each line's place and its checked content."""
-    if not path.is_file():
-        raise BadInput(f"dataset {path.parent}: no such file or folder: {path.name}; {_ALLOWED}")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{path}, line {number}"
-            try:
-                content = json.loads(line)
-            except ValueError as error:
-                raise BadInput(f"{place}: not JSON: {error}") from error
-            try:
-                yield place, model.model_validate(content)
-            except ValidationError as error:
-                fault = error.errors(include_url=False)[0]
-                where = ".".join(str(part) for part in fault["loc"])
-                raise BadInput(f"{place}: {where}: {fault['msg'].lower()}; {_ALLOWED}") from error
 
 
 # --- the built-in world ------------------------------------------------------------------------------------------

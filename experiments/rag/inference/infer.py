@@ -23,7 +23,7 @@ from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer, Load, Read, Readings, Setup, warm_up
 from experiments.rag.inference.retrieve import Ranking, Selection
 from experiments.rag.inference.text import normalise, sentences
-from experiments.rag.inference.verdicts import JUDGED, UNKNOWN
+from experiments.rag.inference.verdicts import JUDGED, UNKNOWN, UNLABELLED
 from harness.measuring.clock import Clock
 from harness.running.work import Failure, Part, here, records, work
 from harness.stage import BadInput, Context, Records
@@ -54,16 +54,20 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
     with clock.spending("io"):
         dataset = data.read(params.dataset, params.limit)
     given = not dataset.passages and params.answered_by == "auto"
+    nobody = _nobody_answers(dataset, params)
     if params.label == "given" and not given:
         whose = params.dataset if dataset.passages else "a model's answer"
         raise BadInput(f"label = given: {whose} brings no labels along; label=answers")
     with clock.warmup():
         tally = endpoint.Tally()
         embed = sentence_encoder(params.encoder, context.device) if params.encoder else None
-        generator = None if given else _generator(params, context.device, tally)
+        generator = None if given or nobody else _generator(params, context.device, tally)
         setup = Setup(params, context.device, embed, tally, generator.model if isinstance(generator, Local) else None)
         loaded = {name: load(setup) for name, load in readers.items() if not nobody}
         reading = {name: read for name, read in loaded.items() if read is not None and not isinstance(read, str)}
+        warm_up(reading.values())
+        if isinstance(generator, Local):
+            generator.warm_up()
     clock.forget_peak()
     kept = Kept(f"{context.hardware} {context.device}")
     with clock.spending("preprocessing"):
@@ -80,8 +84,26 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
     unanswered = sum(failure.row is None for failure in failures)
     counts = {"kept": len(frame), "questions": len(dataset.questions), "errors": unanswered}
     unable = {name: why for name, why in loaded.items() if isinstance(why, str)}
-    told = {"unable": unable, "decided": setup.decided, "remade": kept.damaged}
+    told = {
+        "unable": unable,
+        "decided": setup.decided,
+        "remade": kept.damaged,
+        "told": dataset.told,
+        "unanswered": nobody,
+    }
     return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given, **told)
+
+
+def _nobody_answers(dataset: Dataset, params: RagInfer) -> bool:
+    """Whether retrieval alone is to be measured; BadInput where that is all that could be, and more is asked for."""
+    if params.answered_by == "nobody" and not dataset.passages:
+        raise BadInput(f"answered_by = nobody: {params.dataset} holds no passages of its own, so nothing is retrieved")
+    if params.answered_by == "model" and not dataset.answerable:
+        raise BadInput(
+            f"answered_by = model: {params.dataset} holds no accepted answers (metadata.answers of a query), so that no"
+            " answer would have a label; auto or nobody measures how good retrieval is"
+        )
+    return params.answered_by == "nobody" or not dataset.answerable
 
 
 def _generator(params: RagInfer, device: str, tally: endpoint.Tally) -> Generator:
@@ -150,7 +172,7 @@ def _answer(
     Last, how many of them went through a chat template that asked for today's date.
     """
     if generator is None:
-        return chunk, [_given_answer(str(query.answer)) for query in chunk], [""] * len(chunk), 0
+        return chunk, [_given_answer(query.answer or "") for query in chunk], [""] * len(chunk), 0
     prompts = []
     with clock.spending("tokenising"):
         for query in chunk:
@@ -193,6 +215,8 @@ def _verdict(query: Query, said: Said, params: RagInfer) -> str:
     """What an answer is: as the data say, or by what is accepted; one that was cut off, or says nothing, is neither."""
     if query.given is not None and params.label != "answers":
         return "hallucinated" if query.given else "faithful"
+    if not query.question.accepted or params.answered_by == "nobody":
+        return UNLABELLED
     if said.cut:
         return "cut"
     if not sentences(said.text):

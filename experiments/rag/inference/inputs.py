@@ -12,6 +12,10 @@ from experiments.rag.inference.params import RagInfer
 def inputs(params: RagInfer) -> dict[str, str]:
     """Content digests of the data and of every model that will be used; an endpoint's has none but its name."""
     digests = {"data": data.digest(params.dataset)}
+    if params.answered_by == "nobody":
+        if params.encoder:
+            digests["encoder"] = files.digest_sentence_encoder("encoder", params.encoder)
+        return digests
     if params.nli != "off":
         digests["nli"] = files.digest_model(files.nli(params.nli))
     if params.answered_by == "model" or not Path(params.dataset).expanduser().is_file():

@@ -28,14 +28,17 @@ class RagInfer(Params):
 
     dataset: Annotated[str, _QUESTIONS] = Field(
         "builtin",
-        description="`builtin`, a folder of passages.jsonl and questions.jsonl, or a HaluEval-style JSONL of answers",
+        description="`builtin`, a folder of passages.jsonl and questions.jsonl, or of BEIR, or a HaluEval-style JSONL"
+        " of answers",
     )
     limit: Annotated[int | None, _QUESTIONS] = Field(None, ge=1, description="keep the first so many questions")
     label: Annotated[Literal["auto", "answers", "given"], Decides("what counts as hallucinated")] = Field(
         "auto", description="hallucinated: as the data say (given), or no accepted answer in it (answers); auto: given"
         " where the data do")  # fmt: skip
-    answered_by: Annotated[Literal["auto", "model"], _QUESTIONS] = Field(
-        "auto", description="auto: answers that the data bring along, where they do; model: the model answers anyway"
+    answered_by: Annotated[Literal["auto", "model", "nobody"], _QUESTIONS] = Field(
+        "auto",
+        description="auto: answers that the data bring along, where they do; model: the model answers anyway; nobody:"
+        " retrieval alone is measured, as where the data hold no accepted answer",
     )
     retriever: Annotated[Literal["bm25", "dense", "hybrid"], _ANSWERS] = Field(
         "bm25", description="what ranks passages: words, sentence embeddings, or both by reciprocal rank"

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from experiments.chat_audits import answers_inside_thinking, template_asks_for_date  # noqa: F401 - what stands here is asked
 from experiments.rag.detectors import DETECTORS, FUSED
-from experiments.rag.inference.verdicts import JUDGED
+from experiments.rag.inference.verdicts import JUDGED, UNLABELLED
 from harness.running.differences import CLEAR, difference, lead
 from harness.stage import Audited, Doubt, Undefined, check, some
 
@@ -21,7 +21,8 @@ _SINGLE = tuple(detector.name for detector in DETECTORS)
 @check("the built-in NLI judges texts that are not of the built-in world", "name a cross-encoder in nli, or nli=off")
 def nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
     used = audited.records.origin.get("infer", {})
-    if used.get("nli") == "builtin" and used.get("dataset") not in {None, "builtin"}:
+    unread = audited.records.origin.get("unanswered")
+    if used.get("nli") == "builtin" and used.get("dataset") not in {None, "builtin"} and not unread:
         yield (
             "warn",
             "nli=builtin was trained on the built-in world and reads no natural language: what it says of these data is"
@@ -32,7 +33,8 @@ def nli_knows_no_english(audited: Audited) -> Iterator[Doubt]:
 @check("the built-in language model answers or reads texts that are not of the built-in world", "name another model")
 def builtin_knows_no_english(audited: Audited) -> Iterator[Doubt]:
     used, origin = audited.records.origin.get("infer", {}), audited.records.origin
-    answers = used.get("model") == "builtin" and not used.get("endpoint") and not origin.get("given")
+    answers = used.get("model") == "builtin" and not used.get("endpoint")
+    answers = answers and not origin.get("given") and not origin.get("unanswered")
     does = [name for name, so in (("model", answers), ("redeep_model", used.get("redeep_model") == "builtin")) if so]
     if does and used.get("dataset") not in {None, "builtin"}:
         yield (
@@ -65,6 +67,30 @@ def tier_not_achieved(audited: Audited) -> Iterator[Doubt]:
             "warn" if missed > _RARE * counts["kept"] else "info",
             f"{missed} of {counts['kept']} contexts have fewer relevant passages than their tier asks for, because the"
             " data have no more: read achieved/…, or lower k",
+        )
+
+
+@check("data were not read whole", "read what is told of them")
+def data_left_out(audited: Audited) -> Iterator[Doubt]:
+    for what in audited.records.origin.get("told", ()):
+        yield "info", f"of the data, {what}"
+
+
+@check("answers have no label because none is accepted", "give accepted answers, or read recall_at_k and mrr alone")
+def answers_unlabelled(audited: Audited) -> Iterator[Doubt]:
+    verdicts, origin = audited.records.frame.get("verdict"), audited.records.origin
+    share = float((verdicts == UNLABELLED).mean()) if verdicts is not None else 0.0
+    if origin.get("unanswered"):
+        yield (
+            "info",
+            "nobody has answered, because the data hold no accepted answers or answered_by=nobody: recall_at_k, mrr and"
+            " achieved are measured, detectors are not",
+        )
+    elif share:
+        yield (
+            "warn" if share > _RARE else "info",
+            f"{share:.1%} of the answers have no label, because the data hold no accepted answer to their question: no"
+            " detector is judged on them",
         )
 
 

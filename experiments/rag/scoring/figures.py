@@ -16,6 +16,7 @@ _VERDICTS = {
     "hallucinated": "#c8553d",
     "cut": "#e3d26f",
     "empty": "#ececec",
+    "unlabelled": "#d5cbe2",
 }
 
 

@@ -15,7 +15,7 @@ from experiments import judging, protocols, trivial
 from experiments.judging import Judge
 from experiments.protocols import Way
 from experiments.rag.detectors import DETECTORS, FUSED, colours
-from experiments.rag.inference.verdicts import JUDGED
+from experiments.rag.inference.verdicts import JUDGED, UNLABELLED
 from experiments.rag.scoring.answers import Answers, considered, fit, fused, names, read_answers, rule
 from experiments.rag.scoring.params import RagScore
 from harness.stage import HELD_OUT, Late, Records, Report, Undefined
@@ -28,6 +28,7 @@ _NO_PROBABILITY: dict[str, Callable[[RagScore], str]] = {
     **{detector.name: detector.no_probability for detector in DETECTORS},
 }
 _NO_ANSWER = {"cut": "answers_cut", "empty": "answers_empty"}  # verdicts, and the metrics that say how many
+_NOBODY = "no answer has a label: the data hold no accepted answers, or nobody was asked to answer"
 _BY_TIER = ("auc", "f1", "precision", "recall", "ece", "ece_calibrated")
 
 
@@ -130,6 +131,8 @@ def _report(frame: pd.DataFrame, judge: Judge[Answers], params: RagScore, protoc
         report.metrics[f"missing/{name}"] = missing[name]
     _measure_agreement(report, judge, params)
     _tabulate(report, frame, judge, params)
+    if (frame["verdict"] == UNLABELLED).all():
+        report.undefined.update(dict.fromkeys(report.undefined, _NOBODY))
     return report
 
 
@@ -174,14 +177,15 @@ def _measure_part(
 
 def _measure_data(report: Report, frame: pd.DataFrame) -> None:
     """What the detectors had to work with, whichever they are: base rates, what is no answer, retrieval."""
-    for suffix, rows in [("", frame), *((f"/{tier}", rows) for tier, rows in frame.groupby("tier"))]:
+    for suffix, every in [("", frame), *((f"/{tier}", rows) for tier, rows in frame.groupby("tier"))]:
+        rows = every[every["verdict"] != UNLABELLED]
         report.measure(f"prevalence{suffix}", partial(_mean, rows[rows["verdict"].isin(JUDGED)], "label"))
         report.measure(f"abstained{suffix}", partial(_share, rows[~rows["verdict"].isin(_NO_ANSWER)], "abstained"))
         for verdict, name in _NO_ANSWER.items():
             report.measure(f"{name}{suffix}", partial(_share, rows, verdict))
-        if "achieved" in rows and suffix:
-            report.measure(f"achieved{suffix}", partial(_mean, rows, "achieved"))
-    report.measure("thinking_tokens", partial(_thinking, frame))
+        if "achieved" in every and suffix:
+            report.measure(f"achieved{suffix}", partial(_mean, every, "achieved"))
+    report.measure("thinking_tokens", partial(_thinking, frame[frame["verdict"] != UNLABELLED]))
     once = frame.drop_duplicates("group")
     report.measure("recall_at_k", lambda: _mean(once, "recall"))
     report.measure("mrr", lambda: _mean(once, "reciprocal_rank"))
@@ -196,6 +200,8 @@ def _share(frame: pd.DataFrame, verdict: str) -> float:
 def _thinking(frame: pd.DataFrame) -> float:
     if "thinking_tokens" not in frame:
         raise Undefined("these records do not say what was thought")
+    if frame.empty:
+        raise Undefined("no answer has a label")
     return float(frame["thinking_tokens"].mean())
 
 
