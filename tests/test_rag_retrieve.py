@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.rag.bench import full_matrix
+from experiments.rag.bench import retrieval as bench
 from experiments.rag.inference import data, ranks, retrieve
 from experiments.rag.inference.corpus import Kept
 from experiments.rag.inference.data import Dataset, Question
@@ -266,3 +268,15 @@ def test_embeddings_that_are_not_finite_rank_nothing() -> None:
     _, dataset = build(2, 3)
     with pytest.raises(BadInput, match="the encoder's embeddings are not finite"):
         rank(dataset, RagInfer(k=1, retriever="dense"), lambda texts: np.full((len(texts), 2), np.nan, np.float32))
+
+
+def test_the_benchmark_sets_equal_contexts_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path))
+    monkeypatch.setattr(bench, "_SIZES", ((60, 4), (80, 8)))
+    monkeypatch.setattr(bench, "_MOST", 60 * 4)
+    table = bench.bench("cpu", 1, quick=False).set_index(["passages", "case"])
+    assert list(table["baseline"]) == ["full matrix", "lemmatised anew", "none: too large"]
+    row = table.loc[60, "contexts of three tiers"]
+    assert row["ratio"] == pytest.approx(row["baseline_seconds"] / row["seconds"])
+    assert math.isnan(table.loc[80, "contexts of three tiers"]["ratio"])
+    assert not list(tmp_path.iterdir())  # it measures in a cache folder of its own

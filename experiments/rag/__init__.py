@@ -47,7 +47,10 @@ RAG = Stage(
     metrics=METRICS,
     feature_ranges=_feature_ranges,
     checks=partial(checks_in, "experiments.rag.scoring.audits"),
-    benches={"inference": Late("experiments.rag.bench.batching", "bench")},
+    benches={
+        "inference": Late("experiments.rag.bench.batching", "bench"),
+        "retrieval": Late("experiments.rag.bench.retrieval", "bench"),
+    },
     strata=_strata,
     held_out=Late("experiments.rag.scoring.score", "held_out"),
     score_many=Late("experiments.rag.scoring.score", "score_many"),

@@ -56,7 +56,7 @@ class Order:
     names: Sequence[str]
     keyed: Keys
     relevant: Ints  # places of the relevant passages, counted from 0, rising
-    matched: bool = True  # whether any passage has a word of the question, where they are ranked by words
+    matched: bool  # as Ranking has it
 
     def take(self, places: Iterable[int]) -> list[str]:
         """The passages at some places of the order."""
