@@ -215,7 +215,7 @@ def test_a_named_model_that_thinks_or_asks_for_the_date_is_told_of(tmp_path: Pat
     folder = str(tiny.save_llama(tmp_path / "model", chat_template=template, window=2048))
     found = execute(limit=2, k=2, tier="high", redeep_model=folder, folds=2)
     codes = {finding.code for finding in found.audit.findings}
-    assert {"answers_inside_thinking", "template_asks_for_date"} <= codes
+    assert {"thoughts_unread", "template_asks_for_date"} <= codes
 
 
 LEARNS: dict[str, Any] = {"redeep_scorer": "logistic"}

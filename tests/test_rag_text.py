@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.rag.inference.abstention import abstains
+from experiments.rag.inference.corpus import Lemmas
 from experiments.rag.inference.lexical import support
-from experiments.rag.inference.matching import ambiguous, correct
+from experiments.rag.inference.matching import ambiguous, correct, denies_accepted
 from experiments.rag.inference.retrieve import bm25
 from experiments.rag.inference.text import normalise, sentences
 
@@ -418,7 +419,61 @@ def test_any_text_is_read(answer: str, way: str) -> None:
     ],
 )
 def test_words_are_found_and_overlap_in_every_script(passages: list[str], question: str) -> None:
-    (scores,) = bm25(passages, [question], 1.5, 0.75)
+    (scores,) = bm25(Lemmas.of(passages), Lemmas.of([question]), 1.5, 0.75)
     assert scores[1] > scores[0]
     assert support(passages[1], passages)["lexical_tokens_min"] == 1
     assert 0 < support(question, passages)["lexical_tokens_min"] < 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "way", "right"),
+    [
+        ("Yes\n\nExplanation: Smith is one.", "yes", True),
+        ("No\n\nSmith is not.", "no", True),
+        ("Answer: Yes\nSmith is", "yes", True),
+        ("No. 5", "no", False),
+        ("It is not Paris\nIt is Lyon", "Lyon", True),
+        ("- not Paris\n- Lyon", "Paris", False),
+        ("The player who was not drafted is Kurt Warner.", "Kurt Warner", True),
+        ("Obama was not a senator when he won in 2008.", "2008", True),
+        ("不在上海而在北京", "北京", True),
+        ("不在上海而在北京", "上海", False),
+        ("World War I", "World War 1", True),
+        ("Henry V", "Henry the Fifth", True),
+        ("Yesterday I went", "1", False),
+        ("10:00 PM", "10 pm", True),
+        ("It is minus 5 degrees", "-5", True),
+        ("12 hours", "12 hrs", True),
+    ],
+)
+def test_where_a_denial_ends_and_how_names_are_counted(answer: str, way: str, right: bool) -> None:
+    assert correct(answer, [[way]], "Which is it?") is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "nothing"),
+    [
+        ("Based on the given context, it is not possible to determine the year.", True),
+        ("From the context, it is unclear who did it.", True),
+        ("The information given is not enough to answer.", True),
+        ("The cause is unknown.", True),
+        ("There's no mention of it.", True),
+        ("根据上下文，无法确定答案", True),
+        ("No se menciona en el texto.", True),
+        ("I am not sure, maybe Paris.", False),
+        ("Paris, I don't know why.", False),
+        ("He is not mentioned in the Bible.", False),
+        ("The film 'I Don't Know How She Does It' was released in 2011.", False),
+        ("The information was not provided by Deep Throat.", False),
+        ("It is impossible to overstate his fame.", False),
+    ],
+)
+def test_who_does_not_know_says_nothing_else(answer: str, nothing: bool) -> None:
+    assert abstains(answer) is nothing
+
+
+def test_an_answer_that_is_right_but_for_a_denial_is_told_apart() -> None:
+    """How far a denial reaches cannot always be told: such a label rests on little, and can be left out."""
+    assert denies_accepted("The novel is Never Let Me Go by Kazuo Ishiguro", [["Kazuo Ishiguro"]])
+    assert not denies_accepted("It is Lyon", [["Paris"]])
+    assert not denies_accepted("It is Paris", [["Paris"]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.chat_audits import answers_inside_thinking, template_asks_for_date  # noqa: F401 - what stands here is asked
+from experiments.chat_audits import template_asks_for_date  # noqa: F401 - what stands here is asked
 from harness.running.differences import CLEAR, lead
 from harness.stage import Audited, Doubt, check
 
@@ -158,6 +158,21 @@ def responses_unlabelled(audited: Audited) -> Iterator[Doubt]:
             "info",
             f"{unknown} of {len(known)} responses have no label: they are scored by what the others teach, and no"
             " figure counts them",
+        )
+
+
+@check(
+    "answers stand inside an open chain of thought",
+    'set template_options={"enable_thinking": false}, where the chat template reads that',
+)
+def answers_inside_thinking(audited: Audited) -> Iterator[Doubt]:
+    counts = audited.records.origin.get("counts", {})
+    if inside := counts.get("answers_inside_thinking", 0):
+        yield (
+            "warn",
+            f"{inside} of {counts.get('kept', inside)} responses follow a chat template that opens a chain of thought"
+            " and does not end it, so the model reads them as thoughts, not as answers; set"
+            ' template_options={"enable_thinking": false}, where the template reads that, or chat_template=false',
         )
 
 

@@ -36,34 +36,37 @@ _DENIED = frozenset(
 _ASSERTS = frozenset("only just merely simply solely until till before necessarily".split())  # `not only X` says X
 _AUXILIARY = frozenset("is are was were did does do has have had will would can could".split())
 _ENDS = frozenset(
-    "but because since although though whereas while until unless except however sondern aber mais sino pero ma mas"
-    " weil но".split()
+    "but because since although though whereas while when after if until unless except however sondern aber mais sino"
+    " pero ma mas weil но \u0430 而".split()  # \u0430: Russian for but
 )
 _MARKS = frozenset(".,;:!?()[]\u2014\u2013\u3002\uff0c\u3001\uff1b\uff01\uff1f\u060c\u0964\u061b\u061f\n")
 _LONGEST = max(len(words) for words in _DENIES | _DENIED)
 _FIRST = frozenset(words[0] for words in _DENIES | _DENIED) | {"'"}
-_TELLING = _FIRST | _MARKS | _ENDS
+_RELATIVE = frozenset({"who", "which", "that", "whose", "whom"})
+_TELLING = _FIRST | _MARKS | _ENDS | _AUXILIARY
 
 
 def denied(tokens: Sequence[Token]) -> list[bool]:
     """Of each token, whether it is said not to be so; linear in their number."""
     texts = [token.text for token in tokens]
     found = [False] * len(texts)
-    begin, reach = 0, False
+    begin, reach, relative = 0, False, False
     at = 0
     while at < len(texts):
         if texts[at] not in _TELLING:
             found[at] = reach
             at += 1
             continue
-        if texts[at] in _MARKS or texts[at] in _ENDS:
+        size = _denial(texts, at)
+        if not size and (texts[at] in _MARKS or texts[at] in _ENDS):
             begin, reach = at + 1, False
             at += 1
             continue
-        size = _denial(texts, at)
+        if reach and relative and texts[at] in _AUXILIARY:
+            begin, reach = at, False  # who was not drafted | is Kurt Warner
         if size:
             following = texts[at + size] if at + size < len(texts) else ""
-            reach = following not in _ASSERTS
+            reach, relative = following not in _ASSERTS, not _RELATIVE.isdisjoint(texts[begin:at])
             if reach and _has_subject(texts, begin, at):
                 found[begin:at] = [True] * (at - begin)
                 begin = at

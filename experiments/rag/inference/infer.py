@@ -18,7 +18,7 @@ from experiments.rag.inference.corpus import Kept
 from experiments.rag.inference.data import Dataset, Question
 from experiments.rag.inference.embedding import Embed, sentence_encoder
 from experiments.rag.inference.generate import Generator, Local, Prompt, Remote
-from experiments.rag.inference.matching import ambiguous, correct
+from experiments.rag.inference.matching import ambiguous, correct, denies_accepted
 from experiments.rag.inference.params import RagInfer
 from experiments.rag.inference.reading import Answer, Load, Read, Readings, Setup, warm_up
 from experiments.rag.inference.retrieve import Ranking, Selection
@@ -208,6 +208,8 @@ def _row(query: Query, said: Said, params: RagInfer) -> dict[str, Any]:
     verdict = _verdict(query, said, params)
     row |= {"verdict": verdict, "label": _LABELS.get(verdict, UNKNOWN), "length": len(normalise(said.text))}
     row["ambiguous"] = "" if given else ambiguous(question.text, question.accepted)
+    if verdict == "hallucinated" and not row["ambiguous"] and not given:
+        row["ambiguous"] = "denied" if denies_accepted(said.text, question.accepted, question.text) else ""
     return row | {"evidence": len(sentences(said.text)) if verdict in JUDGED else 0}
 
 

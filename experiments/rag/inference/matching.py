@@ -27,6 +27,14 @@ def correct(answer: str, accepted: Sequence[Sequence[str]], question: str = "") 
     return all(any(_states(answer, plain if _denies(way) else told, way) for way in ways) for ways in accepted)
 
 
+def denies_accepted(answer: str, accepted: Sequence[Sequence[str]], question: str = "") -> bool:
+    """Whether an answer would be right but for a denial, how far which reaches cannot always be told."""
+    if correct(answer, accepted, question):
+        return False
+    plain = _read(answer)
+    return all(any(_states(answer, plain, way) for way in ways) for ways in accepted)
+
+
 def _states(answer: str, told: tuple[Token, ...], way: str) -> bool:
     part = _read(way)
     if (asked := _polarity_word(part)) is not None:
@@ -77,12 +85,19 @@ def polarity(answer: str) -> bool | None:
         head, after = "".join(token.text for token in tokens[:first]), tokens[first] if len(tokens) > first else None
         if head in _YES | _NO and after is not None:
             ends = after.kind == "stop" or after.text in _SUBJECTS
+            if after.text == "." and tokens[first + 1 : first + 2] and tokens[first + 1].kind == "number":
+                return None  # No. 5
             return head in _YES if ends else None
-    told = words[:5]
-    for at in range(len(told) - 1):
-        if told[at] in {"is", "answer"} and told[at + 1] in _YES | _NO and len(words) == at + 2:
-            return told[at + 1] in _YES
+    line = [token.text for token in _first_line(tokens) if token.kind != "stop"]
+    for at in range(len(line[:5]) - 1):
+        if line[at] in {"is", "answer"} and line[at + 1] in _YES | _NO and len(line) == at + 2:
+            return line[at + 1] in _YES
     return None
+
+
+def _first_line(tokens: Sequence[Token]) -> Sequence[Token]:
+    ends = (at for at, token in enumerate(tokens) if token.text == "\n")
+    return tokens[: next(ends, len(tokens))]
 
 
 def _polarity_word(part: Sequence[Token]) -> bool | None:
@@ -109,12 +124,12 @@ def _shortest(way: str) -> int:
     return 2 if way.isascii() else 1  # one sign of Chinese writing is a word
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=512)
 def _read(text: str) -> tuple[Token, ...]:
     return tuple(token for token in read(text) if token.kind != "stop")
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=512)
 def _asserted(text: str) -> tuple[Token, ...]:
     return tuple(_marked(text))
 
@@ -126,6 +141,6 @@ def _marked(text: str) -> Iterator[Token]:
             yield token._replace(denied=True) if no else token
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=512)
 def _denies(text: str) -> bool:
     return any(denied(read(text)))

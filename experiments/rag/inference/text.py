@@ -43,7 +43,7 @@ _STOP = frozenset(
 
 @lru_cache(maxsize=_KEPT)
 def normalise(text: str) -> tuple[str, ...]:
-    """Words as answers are compared by: `words` without articles, unless there is nothing else."""
+    """`words` without articles, unless there is nothing else."""
     every = words(text)
     return tuple(word for word in every if word not in _ARTICLES) or every
 

@@ -33,7 +33,7 @@ _TOKEN = regex.compile(
     rf"|(?<katakana>[\p{{Katakana}}\u30fc]+)|(?<run>[[{UNSPACED}]\p{{M}}]+)"
     rf"|(?<word>[\p{{L}}\p{{N}}--[{UNSPACED}]][[\p{{L}}\p{{N}}\p{{M}}]--[{UNSPACED}]]*"
     r"(?:(?:\+\+|[+#\u266f\u266d])(?!\w)|(?<=(?<!\w)(?:[A-F]|AB|O))-(?![\w-]))?)"
-    r"|(?<symbol>[\p{Sc}%\u2030&\u00b0])|(?<stop>[^\s\p{L}\p{N}])",
+    r"|(?<symbol>[\p{Sc}%\u2030&\u00b0])|(?<stop>\n|[^\s\p{L}\p{N}])",
     regex.V1,
 )
 # Symbols stand for a word; currencies are named by Unicode (EURO SIGN).
@@ -73,7 +73,7 @@ class Token(NamedTuple):
     denied: bool = False  # said not to be so
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=512)  # texts may be long
 def read(text: str) -> tuple[Token, ...]:
     """The tokens of a text, in order; time and memory are linear in its length."""
     joined = _MINUS.sub("-", _GROUPED.sub("", _FRACTION.sub(" ", text)))
@@ -93,6 +93,8 @@ def _token(match: regex.Match[str], before: Sequence[Token]) -> Iterator[Token]:
             yield Token("word", text.casefold())
     elif match["number"] is not None:
         yield _digits(match)
+    elif match["clock"] is not None and regex.fullmatch(r"\d{1,2}:00", text):
+        yield _number(Decimal(text.partition(":")[0]), None)  # 10:00 pm is 10 pm
     elif match["dots"] is not None:
         letters = _LETTERS.findall(text)
         yield Token("word", "".join(letters).casefold(), caps=text.isupper(), dotted=text.isupper())
@@ -103,7 +105,7 @@ def _token(match: regex.Match[str], before: Sequence[Token]) -> Iterator[Token]:
         yield from (Token("word", each) for each in clusters(text))
     elif match["word"] is not None:
         folded = text.casefold().replace("\u266f", "#")
-        roman = _roman(text) if _ROMAN.fullmatch(text) and before and before[-1].kind == "word" else None
+        roman = _roman(text) if _is_roman(text, match.string[: match.start()], before) else None
         caps = text.isupper() and len(text) > 1
         yield Token("word", folded, roman, caps=caps, unit=folded if caps and folded in _CODES else "")
     elif match["symbol"] is not None:
@@ -125,6 +127,18 @@ def _digits(match: regex.Match[str]) -> Token:
         written = written.replace(".", "").replace(",", ".")
     value = Decimal(written.replace(",", "").replace(" ", ""))
     return Token("number", text, -value if text[0] == "-" else value, order=True if match["ordinal"] else None)
+
+
+def _is_roman(text: str, ahead: str, before: Sequence[Token]) -> bool:
+    """Whether letters count something that is named before them; `I` only where it is surely no pronoun."""
+    if not before or before[-1].kind != "word":
+        return False
+    if text in {"I", "V", "X"}:
+        named = ahead.split()[-1][:1].isupper()
+        return named and (
+            text != "I" or (len(before) > 1 and before[-2].kind == "word" and ahead.split()[-2][:1].isupper())
+        )
+    return _ROMAN.fullmatch(text) is not None
 
 
 def _roman(text: str) -> Decimal | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from experiments.chat_audits import answers_inside_thinking, template_asks_for_date  # noqa: F401 - what stands here is asked
+from experiments.chat_audits import template_asks_for_date  # noqa: F401 - what stands here is asked
 from experiments.rag.detectors import DETECTORS, FUSED
 from experiments.rag.inference.verdicts import JUDGED, UNLABELLED
 from harness.running.differences import CLEAR, difference, lead
@@ -197,10 +197,29 @@ def thinking_estimated(audited: Audited) -> Iterator[Doubt]:
         )
 
 
+@check("answers are read by ReDeEP otherwise than they were thought", "chat_template=false, or redeep_model=off")
+def thoughts_unread(audited: Audited) -> Iterator[Doubt]:
+    frame, counts = audited.records.frame, audited.records.origin.get("counts", {})
+    if not any(str(name).startswith("redeep_ecs_") for name in frame):
+        return
+    inside = counts.get("answers_inside_thinking", 0)
+    thought = int((frame["thinking_tokens"] > 0).sum()) if "thinking_tokens" in frame else 0
+    if inside or thought:
+        yield (
+            "warn",
+            f"ReDeEP reads {max(inside, thought)} of {len(frame)} answers without the thoughts that the model had"
+            " before them, or inside a chain of thought that its template opens: what it attended to was another text; set"
+            " chat_template=false, or redeep_model=off",
+        )
+
+
 @check("labels rest on accepted answers that say little", "ambiguous=drop")
 def ambiguous_labels(audited: Audited) -> Iterator[Doubt]:
     frame = audited.records.frame
-    if "ambiguous" in frame and audited.params.ambiguous == "keep":
+    if "ambiguous" in frame and audited.params.ambiguous == "drop":
+        if left := int((frame["ambiguous"] != "").sum()):
+            yield "info", f"{left} of {len(frame)} answers are left out because their label would rest on little"
+    elif "ambiguous" in frame:
         told = frame[frame["verdict"].isin(JUDGED)]
         weak = told.loc[told["ambiguous"] != "", "ambiguous"]
         if len(weak):

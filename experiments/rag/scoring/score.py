@@ -209,7 +209,7 @@ def _mean(frame: pd.DataFrame, column: str) -> float:
     if column not in frame:
         raise Undefined("the answers came with the data, so nothing was retrieved")
     if frame.empty:
-        raise Undefined("every answer abstains, is cut or empty")
+        raise Undefined("no answer is left that is whole, says something and has a label")
     return float(frame[column].mean())
 
 
