@@ -88,7 +88,7 @@ def infer(params: RagInfer, context: Context, *, readers: Mapping[str, Load]) ->
         "unable": unable,
         "decided": setup.decided,
         "remade": kept.damaged,
-        "told": dataset.told,
+        "told": list(dataset.told),
         "unanswered": nobody,
     }
     return records(context, frame, counts, judged=params.judge_endpoint is not None, given=given, **told)
