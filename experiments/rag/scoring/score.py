@@ -131,7 +131,7 @@ def _report(frame: pd.DataFrame, judge: Judge[Answers], params: RagScore, protoc
         report.metrics[f"missing/{name}"] = missing[name]
     _measure_agreement(report, judge, params)
     _tabulate(report, frame, judge, params)
-    if (frame["verdict"] == UNLABELLED).all():
+    if len(frame) and (frame["verdict"] == UNLABELLED).all():
         report.undefined.update(dict.fromkeys(report.undefined, _NOBODY))
     return report
 
