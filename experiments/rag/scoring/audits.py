@@ -208,8 +208,8 @@ def thoughts_unread(audited: Audited) -> Iterator[Doubt]:
         yield (
             "warn",
             f"ReDeEP reads {max(inside, thought)} of {len(frame)} answers without the thoughts that the model had"
-            " before them, or inside a chain of thought that its template opens: what it attended to was another text; set"
-            " chat_template=false, or redeep_model=off",
+            " before them, or inside a chain of thought that its template opens: what it attended to was another text;"
+            " set chat_template=false, or redeep_model=off",
         )
 
 
