@@ -124,6 +124,38 @@ def test_a_tiff_of_more_bits_is_scaled_by_the_range_that_holds_it(
     assert notes == {note}
 
 
+@pytest.mark.parametrize("peak", [1.0, 1.0000001, 1.0009, 1.08, 3.3, 15.0, 255.3, 300.0, 70000.0])
+def test_floats_beyond_a_usual_range_are_no_black_image(peak: float, tmp_path: Path) -> None:
+    Image.fromarray((BLACK_TO_WHITE * peak).astype(np.float32)).save(tmp_path / "a.tif")
+    found, notes = decoded(tmp_path / "a.tif")
+    np.testing.assert_allclose(found[..., 0], GREY, atol=1)
+    assert notes == {"thirty_two_bit"}
+
+
+def test_fractions_a_hair_below_0_are_still_fractions(tmp_path: Path) -> None:
+    Image.fromarray((BLACK_TO_WHITE * 0.5 - 0.0005).astype(np.float32)).save(tmp_path / "a.tif")
+    np.testing.assert_allclose(decoded(tmp_path / "a.tif")[0][..., 0], GREY / 2, atol=1)
+
+
+@pytest.mark.parametrize("peak", [12, 300, 4095])
+def test_few_of_32_bits_are_scaled_by_their_own_range(peak: int, tmp_path: Path) -> None:
+    Image.fromarray(np.round(BLACK_TO_WHITE * peak).astype(np.int32)).save(tmp_path / "a.tif")
+    found, notes = decoded(tmp_path / "a.tif")
+    np.testing.assert_allclose(found[..., 0], GREY, atol=255 / peak)
+    assert notes == {"thirty_two_bit"}
+
+
+@pytest.mark.parametrize(("peak", "is_dark"), [(255, True), (3800, True), (4400, False), (65535, False)])
+def test_few_of_16_bits_are_told_to_be_dark(peak: int, is_dark: bool, tmp_path: Path) -> None:
+    wide = np.round(BLACK_TO_WHITE * peak).astype(">u2")
+    Image.fromarray(wide.astype(np.uint16)).save(tmp_path / "a.tif")
+    Image.fromarray(wide.astype(np.uint16)).save(tmp_path / "a.png")
+    (tmp_path / "a.pgm").write_bytes(b"P5 60 40 65535\n" + wide.tobytes())
+    (tmp_path / "a.ppm").write_bytes(b"P6 60 40 65535\n" + np.repeat(wide[..., None], 3, axis=2).tobytes())
+    for ending in ("tif", "png", "pgm", "ppm"):
+        assert decoded(tmp_path / f"a.{ending}")[1] == {"sixteen_bit", *(["dark"] if is_dark else [])}
+
+
 def test_values_that_are_no_numbers_are_black_and_told(tmp_path: Path) -> None:
     values = BLACK_TO_WHITE.astype(np.float32)
     values[0, :2] = [np.nan, np.inf]
@@ -260,9 +292,10 @@ def test_what_was_done_to_images_is_told(tree: Path) -> None:
     values = BLACK_TO_WHITE.astype(np.float32)
     values[0, 0] = np.nan
     Image.fromarray(values).save(tree / "dog" / "float.tif")
+    Image.fromarray(GREY.astype(np.uint16)).save(tree / "dog" / "dark.png")
     result = execute(images=tree, mc_trials=2, passes=2)
     said = {finding.code: finding.message for finding in result.audit.findings}
-    for code in ("images_turned", "images_transparent", "images_thirty_two_bit", "images_not_finite"):
+    for code in ("images_dark", "images_turned", "images_transparent", "images_thirty_two_bit", "images_not_finite"):
         assert said[code].startswith("1 image: ")
 
 

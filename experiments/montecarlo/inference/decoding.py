@@ -21,6 +21,8 @@ MOST_PIXELS = 89_478_485  # Pillow's own bound, from which it warns
 _MOST_BYTES = 2**30
 _STRETCHED = 200  # times one side may be the other: an encoder resizes the shorter to its own size
 _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 0x0112, 322, 323, 339
+_HAIR = 0.001  # what fractions may lie outside of 0 to 1
+_DARK = 16  # of a range of more than eight bits, the share that few of its images stay below
 _BLUR = 0.05  # of the shorter side: the blur's standard deviation
 _DOWNSAMPLE = 8
 _THUMBNAIL = 64  # pixels of its longer side
@@ -94,6 +96,7 @@ def decode(path: Path) -> Decoded:
         upright = ImageOps.exif_transpose(opened) if "turned" in notes else opened
         grey, more = _eight_bits(upright, opened)
         image, transparent = _on_white(grey)
+        more += ["dark"] * (not {"sixteen_bit", "thirty_two_bit"}.isdisjoint(notes) and _is_dark(grey))
         notes += [*more, *(["transparent"] if transparent else []), *(["animated"] if _has_more(opened) else [])]
         return Decoded(image, tuple(notes))
 
@@ -175,23 +178,36 @@ def _eight_bits(image: Image.Image, opened: ImageFile.ImageFile) -> tuple[Image.
     values = (values.view(np.uint32) if unsigned else values).astype(np.float64)
     finite = np.isfinite(values)
     clear = opened.info.get("transparency")
-    scaled = Image.fromarray(_scaled(np.where(finite, values, 0.0), image.mode))
+    sixteen = image.mode.startswith("I;16") or opened.format == "PPM"  # whose largest value Pillow brings to 65535
+    scaled = Image.fromarray(_scaled(np.where(finite, values, 0.0), image.mode, sixteen=sixteen and image.mode != "F"))
     if isinstance(clear, int):
         scaled.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     return scaled, [] if finite.all() else ["not_finite"]
 
 
-def _scaled(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
+def _scaled(values: np.ndarray[Any, Any], mode: str, *, sixteen: bool) -> np.ndarray[Any, Any]:
     """Finite greys -> eight bits, by the smallest range that they may be of: to 1 (F only), 255, 65535, 2^31, 2^32.
 
-    Of values that fill less than a 256th of such a range, or lie below 0, the largest (and smallest) are the range.
+    Of 32 bits that fill less than a sixteenth of such a range, or lie below 0, the largest (and smallest) are the
+    range; fractions may lie a hair outside of 0 to 1, as resampling leaves them.
     """
-    low, peak = min(values.min(initial=0), 0.0), values.max(initial=0)
-    if mode.startswith("I;16") or (low == 0 and 255 < peak <= 65535):
+    if sixteen:
         return np.clip(values / 256, 0, 255).astype(np.uint8)  # the upper eight bits
-    ranges = ([1.0] if mode == "F" else []) + [255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1]
-    full = next((each for each in ranges if low == 0 and peak <= each < 256 * max(peak, 1)), peak) - low
+    low, peak = min(values.min(initial=0), 0.0), values.max(initial=0)
+    if mode == "F" and low >= -_HAIR and peak <= 1 + _HAIR:
+        return np.asarray(np.round(np.clip(values, 0, 1) * 255), np.uint8)
+    ranges = [255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1]
+    full = next((each for each in ranges if low == 0 and each / _DARK < peak <= each), peak) - low
     return np.round((values - low) / full * 255).astype(np.uint8) if full else np.zeros(values.shape, np.uint8)
+
+
+def _is_dark(image: Image.Image) -> bool:
+    """Whether no channel but alpha reaches a sixteenth of eight bits."""
+    extrema: Any = image.getextrema()
+    peaks = [extrema[1]] if len(image.getbands()) == 1 else [peak for _, peak in extrema]
+    return all(
+        peak < 256 // _DARK for peak, band in zip(peaks, image.getbands(), strict=True) if band not in {"A", "a"}
+    )
 
 
 def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:

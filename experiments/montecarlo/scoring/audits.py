@@ -115,7 +115,18 @@ def images_thirty_two_bit(audited: Audited) -> Iterator[Doubt]:
         audited,
         "thirty_two_bit",
         "32 bits a channel; scaled by the smallest usual range that holds their values (1, 255, 65535, all bits, or"
-        " their own): scale them to eight bits if another is meant",
+        " their own if they fill less than a sixteenth of it): scale them to eight bits if another is meant",
+    )
+
+
+@check("images of 16 or 32 bits come out nearly black", "scale them to eight bits")
+def images_dark(audited: Audited) -> Iterator[Doubt]:
+    return _images_counted(
+        audited,
+        "dark",
+        "of 16 or 32 bits, and nearly black in eight (below a sixteenth of the range), as are eight or twelve bits that"
+        " are kept in sixteen: scale them to eight bits",
+        "warn",
     )
 
 
