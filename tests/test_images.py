@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from experiments.models import idx, train_digits_clip, vision
@@ -503,6 +504,49 @@ def test_what_does_not_fit_or_is_damaged_is_decoded_again(
     stored.write_bytes(b"cut")
     assert execute(**few).records.origin["decoded_before"] == 0
     assert not list((tmp_path / "cache" / "decoded").glob(".*"))
+
+
+def test_what_another_process_lets_go_of_is_decoded_again(
+    tree: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = vision.load("builtin", "open_clip", None, "fp32", "cpu")
+    items = images.find(str(tree))
+    with pixels.decoded(items, [], model, "device", 1, keep=True):
+        pass
+    plain = kept.Kept.get
+
+    def get(self: kept.Kept, item: images.Item) -> kept.Opened | None:
+        for stored in (tmp_path / "cache" / "decoded").glob("*/pixels"):
+            stored.unlink()
+        return plain(self, item)
+
+    monkeypatch.setattr(kept.Kept, "get", get)
+    with pixels.decoded(items, [], model, "device", 1, keep=True) as again:
+        assert (again.broken, again.decoded_before, len(again.views)) == ({}, 0, 2)
+
+
+def test_what_a_killed_run_left_half_done_is_removed_and_what_another_writes_is_not(
+    tree: Path, counted: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache" / "decoded"
+    for name in ("a" * 64, "b" * 64):
+        (folder / f".{name}").mkdir(parents=True)
+        (folder / f".{name}" / "pixels").write_bytes(b"?")
+    with FileLock(folder / f"{'b' * 64}.lock"), kept.found(images.find(str(tree))):
+        assert not (folder / f".{'a' * 64}").exists()
+        assert (folder / f".{'b' * 64}" / "pixels").exists()
+
+
+def test_what_reads_heic_is_in_the_keys(tree: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RIGSWEEP_CACHE", str(tmp_path / "cache"))
+    given, keys, stored = MontecarloInfer(images=str(tree)), [], tmp_path / "cache" / "decoded"
+    for version in (None, "1.0.0", "1.1.0"):
+        monkeypatch.setattr(decoding, "HEIF", version)
+        keys.append(inputs(given))
+        with kept.found(images.find(str(tree))) as there:
+            assert isinstance(there, kept.Keeping)
+    assert keys[0] != keys[1] != keys[2]
+    assert len(list(stored.glob("*[0-9a-f]"))) == 3
 
 
 def test_a_row_of_the_benchmark_says_what_is_saved_and_that_pixels_are_the_same() -> None:

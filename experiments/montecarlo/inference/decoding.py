@@ -29,8 +29,11 @@ _THUMBNAIL = 64  # pixels of its longer side
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # what they say of a file is noted or refused here, in words
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+HEIF: str | None = None  # the version of what reads HEIC, which not everybody has installed
 if importlib.util.find_spec("pillow_heif"):
-    importlib.import_module("pillow_heif").register_heif_opener()
+    _pillow_heif = importlib.import_module("pillow_heif")
+    _pillow_heif.register_heif_opener()
+    HEIF = str(_pillow_heif.__version__)
     _FORMATS.append("HEIF")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image, features
 
 from experiments.montecarlo.inference import decoding, images
@@ -67,8 +66,10 @@ class Keeping:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._index = folder, dict[str, Any]()
+        _clean(folder)
         self._room = min(_MOST_BYTES, _FREE * shutil.disk_usage(folder.parent).free)
-        self._partial = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        self._partial = folder.with_name(f".{folder.name}")
+        self._partial.mkdir()
         self._stream = (self._partial / _PIXELS).open("wb", buffering=0)
         self._start = 0
 
@@ -137,8 +138,20 @@ def _kept(folder: Path) -> Kept | None:
         return None
 
 
+def _clean(folder: Path) -> None:
+    """Remove what killed runs have left half done: a partial folder whose lock nobody holds, and this one's own."""
+    for partial in folder.parent.glob("." + "?" * _NAME):
+        with ExitStack() as stack:
+            if (name := partial.name.removeprefix(".")) != folder.name:
+                try:
+                    stack.enter_context(FileLock(folder.with_name(f"{name}.lock"), timeout=0))
+                except Timeout:
+                    continue
+            shutil.rmtree(partial, ignore_errors=True)
+
+
 def _key(items: Sequence[Item]) -> str:
     """Digest of contents and of what decodes them."""
-    codecs = [PIL.__version__, *(str(features.version(name)) for name in _CODECS)]
+    codecs = [PIL.__version__, str(decoding.HEIF), *(str(features.version(name)) for name in _CODECS)]
     made_of = [images.digest(list(items)), Path(decoding.__file__).read_text(), *codecs]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()

@@ -119,7 +119,7 @@ class _Ready:
 def _open(item: Item, variants: Sequence[str], model: VisionModel, before: kept.Kept | None) -> _Ready | str:
     """An image in its variants; or why it cannot be read."""
     try:
-        found = before.get(item) if before else None
+        found = _found(item, before)
         opened = found or kept.Opened.of(item.decode())
         changed: list[Image.Image] = [
             change(opened.image) if (change := _CHANGES[each]) else opened.image for each in variants
@@ -129,6 +129,14 @@ def _open(item: Item, variants: Sequence[str], model: VisionModel, before: kept.
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         return one_line(error) or type(error).__name__
+
+
+def _found(item: Item, before: kept.Kept | None) -> kept.Opened | None:
+    """An image that is kept, unless another process has let go of it meanwhile."""
+    try:
+        return before.get(item) if before else None
+    except (OSError, ValueError):
+        return None
 
 
 _PLACES = {"device": "the device's memory", "pinned": "pinned memory", "mmap": "a temporary file"}
