@@ -241,6 +241,24 @@ def test_files_are_images_by_their_ending_or_their_content(tree: Path) -> None:
     assert found_in(tree) == {f"cat/{name}": "cat" for name in names} | {"dog/a.png": "dog"}
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("README", b"P2 2 2 1\n0 1 1 0\n"), ("folder.ico", b"\0\0\1\0"), ("notes.txt", b"P1 1 1 0")]
+)
+def test_what_only_may_be_an_image_takes_no_class_away(name: str, content: bytes, tree: Path) -> None:
+    (tree / name).write_bytes(content)
+    assert found_in(tree) == {"cat/a.png": "cat", "dog/a.png": "dog"}
+    Image.fromarray(RGB).save(tree / "b.png")
+    assert set(found_in(tree).values()) == {None}
+
+
+def test_classes_of_a_list_are_read_as_folders_are(tree: Path) -> None:
+    (tree / "list.txt").write_text("cat/a.png\tpolar_bear\ndog/a.png\tsea_lion\n")
+    (tree / "names.txt").write_text("polar_bear\tnanuq\nsea_lion\totary\n")
+    items = images.find(str(tree / "list.txt"))
+    called = captions.names(str(tree / "names.txt"), images.classes(items), "x")
+    assert called == {"polar bear": ["nanuq"], "sea lion": ["otary"]}
+
+
 def test_linked_folders_are_classes_and_hidden_ones_are_none(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "owls").mkdir()
     Image.fromarray(RGB).save(tmp_path / "owls" / "a.png")
@@ -396,6 +414,19 @@ def test_idx_files_are_read_one_by_one_or_as_a_folder(packed: bool, tmp_path: Pa
     before = images.digest(items)
     write_idx(tmp_path, "t10k", 11, packed=packed)
     assert images.digest(images.find(str(test), 5)) != before
+
+
+def test_idx_files_have_labels_all_or_none_and_no_images_beside_them(tmp_path: Path) -> None:
+    write_idx(tmp_path, "t10k")
+    write_idx(tmp_path, "train")
+    (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(BadInput, match=r"no labels beside train-images-idx3-ubyte\.gz, but beside the others"):
+        images.find(str(tmp_path))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert {item.label for item in images.find(str(tmp_path))} == {None}
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    with pytest.raises(BadInput, match=r"IDX files \(t10k-.*\) and images \(a\.png\) lie side by side"):
+        images.find(str(tmp_path))
 
 
 def test_idx_files_run_with_a_list_of_names_and_are_refused_without(tmp_path: Path) -> None:

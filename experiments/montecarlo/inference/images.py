@@ -91,12 +91,30 @@ def classes(items: list[Item]) -> list[str]:
 def _at(path: Path, given: str) -> list[Item]:
     mode = _mode(path)
     if mode and (arrays := idx.found(path)):
-        return [item for array in arrays for item in _in_array(array)]
+        return _in_arrays(arrays, path, given)
     if stat.S_ISREG(mode) and path.suffix.lower() == ".txt":
         return _listed(path)
     if stat.S_ISDIR(mode):
         return _in_folder(path, given)
     raise BadInput(f"images = {given}: no such folder, IDX or .txt file; allowed: {_ALLOWED}")
+
+
+def _in_arrays(arrays: list[Path], path: Path, given: str) -> list[Item]:
+    """The images of IDX files, which have labels all or none, and no other image beside them."""
+    endings = decoding.suffixes()
+    others = (each for each in _walk(path, given) if each.suffix.lower() in endings) if path.is_dir() else iter(())
+    if other := next(others, None):
+        raise BadInput(
+            f"images = {given}: IDX files ({arrays[0].name}) and images ({_printable(other.relative_to(path))}) lie"
+            " side by side; allowed: either, or the path of one IDX file"
+        )
+    lacking = [each.name for each in arrays if idx.labels(each) is None]
+    if lacking and len(lacking) < len(arrays):
+        raise BadInput(
+            f"images = {given}: there are no labels beside {', '.join(lacking)}, but beside the others; allowed: for"
+            " all or none, or the path of one IDX file"
+        )
+    return [item for array in arrays for item in _in_array(array)]
 
 
 def _in_array(path: Path) -> list[Item]:
@@ -107,9 +125,15 @@ def _in_array(path: Path) -> list[Item]:
 
 
 def _in_folder(folder: Path, given: str) -> list[Item]:
-    """Images in folders of their own have the folder's name for a class, unless others lie beside the folders."""
+    """Images in folders of their own have the folder's name for a class, unless others lie beside the folders.
+
+    What lies beside them and only may be one, a text that begins like a PBM or the folder's icon, is left out.
+    """
     endings = decoding.suffixes()
     paths = sorted(path for path in _walk(folder, given) if path.suffix.lower() in endings or decoding.is_image(path))
+    surely = [path for path in paths if path.suffix.lower() in endings - {".ico"}]
+    if surely and all(path.parent != folder for path in surely):
+        paths = [path for path in paths if path.parent != folder]
     names = [_printable(path.relative_to(folder)) for path in paths]
     tree = all("/" in name for name in names)
     labels = [name.partition("/")[0].replace("_", " ") if tree else None for name in names]
@@ -156,7 +180,7 @@ def _listed(path: Path) -> list[Item]:
         found = path.parent / name
         if not stat.S_ISREG(_mode(found)):
             raise BadInput(f"images = {path}, line {number}: {name}: no such file")
-        items.append(Item(name, found, label or None))
+        items.append(Item(name, found, label.replace("_", " ").strip() or label or None))
     if len({item.label is None for item in items}) > 1:
         raise BadInput(f"images = {path}: some lines have a class and some have none; allowed: all or none")
     return items
