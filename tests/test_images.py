@@ -359,6 +359,50 @@ def test_a_file_of_names_that_lacks_one_is_refused(content: str | None, said: st
         captions.names(str(tmp_path / "names"), ["n01440764", "n01443537"], "x")
 
 
+@pytest.mark.parametrize(
+    ("content", "classes", "expected"),
+    [
+        ("# names\napple\nplum\n", "01", ["apple", "plum"]),
+        ("apple\nplum\n", "12", ["apple", "plum"]),
+        ('["apple", ["plum", "prune"]]', "12", ["apple", "plum"]),
+        ("apple\npear\nplum\n", "02", ["apple", "plum"]),
+        ("0 apple\n1 plum\n", "01", ["apple", "plum"]),
+        ("7 Up\napple\n", "01", ["7 Up", "apple"]),
+    ],
+)
+def test_names_in_order_are_those_of_numbered_classes(
+    content: str, classes: str, expected: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text(content)
+    assert [each[0] for each in captions.names(str(tmp_path / "names.txt"), list(classes), "x").values()] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "classes", "said"),
+    [
+        ("apple\nbanana\npear\nplum\n", "123", "lack 0, so that 4 names in order may begin at 0 or at 1"),
+        ('["apple", "banana", "pear", "plum"]', "123", "lack 0, so that 4 names"),
+        ("apple\npear\nplum\n", "13", "lack 0, so that 3 names"),
+        ("0,apple\n1,plum\n", "01", r"each name begins with a number \(0,apple\)"),
+        ("1. apple\n2. plum\n", "01", "each name begins with a number"),
+        ("1) apple\n2) plum\n", "12", "each name begins with a number"),
+        ("1 apple\n2 plum\n", "01", "each name begins with a number"),
+        ("n01440764 tench\nn01443537 carp\n", "01", "each name begins with a number"),
+        ('["0: apple", "1: plum"]', "01", "each name begins with a number"),
+    ],
+)
+def test_names_whose_order_is_not_sure_are_refused(content: str, classes: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text(content)
+    with pytest.raises(BadInput, match=said):
+        captions.names(str(tmp_path / "names.txt"), list(classes), "x")
+
+
+def test_a_number_behind_wordnets_is_no_part_of_the_name(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("n01440764 1 tench\nn01443537 2 gold_fish\n")
+    found = captions.names(str(tmp_path / "names.txt"), ["n01440764", "n01443537"], "x")
+    assert list(found.values()) == [["tench"], ["gold fish"]]
+
+
 def test_numbers_of_wordnet_make_no_caption_without_a_file() -> None:
     with pytest.raises(BadInput, match=r"images = x: the classes are numbers, n01440764, .*; set classes to a file"):
         captions.names(None, ["n01440764"], "x")

@@ -7,17 +7,20 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.stage import BadInput, some
 
 Names = Mapping[str, Sequence[str]]  # of each class, what it may be called, the commonest first
 _WORDNET = re.compile(r"n\d{8}")  # a synset's number, as ImageNet's folders are named
+_NUMBERED = re.compile(r"(\d+|n\d{8})\s*[\s.,:;)=|]")  # how a name begins that has a number of its own
 _MOST_BYTES = 2**26
 _ALLOWED = (
     'a JSON object {"folder": "name" or ["name", ...]}, a JSON list of names (or one a line) in the order of numbered'
     " classes, or lines `folder name, name`"
 )
+
+T = TypeVar("T")
 
 
 def names(given: str | None, classes: Sequence[str], images: str, *, numbered: bool = False) -> Names:
@@ -69,20 +72,46 @@ def _content(path: Path) -> str:
 def _read(path: Path, classes: Sequence[str]) -> dict[str, list[str]]:
     text = _content(path)
     if path.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
-        return _from_json(path, text)
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+        return _from_json(path, text, classes)
+    lines = [line.strip() for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#")]
     parted = [re.split(r"\t|\s+", line, maxsplit=1) for line in lines]
     if {_folder(first) for first, *_ in parted} >= set(classes):
         _require_once(path, [_folder(first) for first, *_ in parted])
-        return {_folder(first): _several(*rest) for first, *rest in parted}
+        return {_folder(first): _several(_without_number(first, *rest)) for first, *rest in parted}
     if all("\t" in line for line in lines):
-        return {_folder(first): _several(*rest) for first, *rest in (line.split("\t", 1) for line in lines)}
-    if all(name.isdigit() for name in classes):
-        return {str(i): [line] for i, line in enumerate(lines)}
-    return {_folder(first): _several(*rest) for first, *rest in parted}
+        return {
+            _folder(first): _several(_without_number(first, *rest))
+            for first, *rest in (line.split("\t", 1) for line in lines)
+        }
+    if all(name.isdecimal() for name in classes):
+        return {name: [line] for name, line in _in_order(path, lines, classes).items()}
+    return {_folder(first): _several(_without_number(first, *rest)) for first, *rest in parted}
 
 
-def _from_json(path: Path, text: str) -> dict[str, list[str]]:
+def _in_order(path: Path, given: Sequence[T], classes: Sequence[str]) -> dict[str, T]:
+    """Names of numbered classes by place; BadInput where they have numbers themselves or may begin at 0 or at 1."""
+    if given and all(isinstance(each, str) and _NUMBERED.match(each) for each in given):
+        raise BadInput(
+            f"classes = {path}: each name begins with a number ({given[0]}), and these are not the classes"
+            f" {some(classes)}; allowed: names alone, in the order of classes from 0, or lines `class name`"
+        )
+    numbers, first = {int(name) for name in classes}, 0
+    if 0 not in numbers:
+        first = 1
+        if numbers != set(range(1, len(given) + 1)):
+            raise BadInput(
+                f"classes = {path}: the classes {some(classes)} lack 0, so that {len(given)} names in order may begin"
+                " at 0 or at 1; allowed: lines `class name`"
+            )
+    return {name: given[int(name) - first] for name in classes if int(name) - first < len(given)}
+
+
+def _without_number(folder: str, text: str = "") -> str:
+    """What stands behind a folder; behind WordNet's number without the number of the class, and no `_` for blanks."""
+    return re.sub(r"^\d+\s+", "", text).replace("_", " ") if _WORDNET.fullmatch(folder.strip()) else text
+
+
+def _from_json(path: Path, text: str, classes: Sequence[str]) -> dict[str, list[str]]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         _require_once(path, [name for name, _ in pairs])
         return dict(pairs)
@@ -94,7 +123,8 @@ def _from_json(path: Path, text: str) -> dict[str, list[str]]:
     except (ValueError, RecursionError) as error:
         raise BadInput(f"classes = {path}: no JSON: {error}; allowed: {_ALLOWED}") from error
     if isinstance(content, list):
-        content = {str(i): each for i, each in enumerate(content)}
+        numbered = all(name.isdecimal() for name in classes)
+        content = _in_order(path, content, classes) if numbered else {}
     if not isinstance(content, dict):
         raise BadInput(f"classes = {path}: allowed: {_ALLOWED}")
     found = {}
