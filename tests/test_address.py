@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from experiments.models import address
 from experiments.models.address import without_secrets
 from experiments.rag import RAG
 from harness import __main__ as command_line
@@ -98,3 +99,24 @@ def test_a_space_that_holds_a_secret_is_refused_without_it(tmp_path: Path) -> No
     with pytest.raises(BadInput, match=r"judge_endpoint = http://host/v1: must be an address without user") as caught:
         space.load(str(file), RAG, {})
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "secret"),
+    [
+        ("AIzaSyA1234567890abcdefghijklmnopqr", True),
+        ("sk-proj-abcDEF-1234_ghijklmnopqrstuvwx", True),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc123", True),
+        ("gpt-4o-mini-2024-07-18-deployment", False),
+        ("550e8400-e29b-41d4-a716-446655440000", False),
+        ("0123456789abcdef0123456789abcdef", False),  # an account's id
+    ],
+)
+def test_a_part_of_a_path_that_may_be_a_key_is_refused_and_masked(part: str, secret: bool) -> None:
+    given = f"https://host/{part}/v1"
+    if not secret:
+        assert address.require(given) == given
+        return
+    with pytest.raises(ValueError, match="without user, password or key") as refused:
+        address.require(given)
+    assert part not in str(refused.value)

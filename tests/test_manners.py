@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.models import endpoint
+from experiments.models import endpoint, manners, replies
 from experiments.models.pace import Pace, Turn
 from experiments.models.thinking import Said
 from tests.loopback import Endpoint, completion, refusing, serve
@@ -285,7 +285,7 @@ def test_the_window_stays_within_its_bounds_and_grows_by_one_a_window(events: li
 
 SCRIPT = """
 import asyncio, sys
-from experiments.models import endpoint
+from experiments.models import endpoint, manners, replies
 
 async def main(address):
     async with endpoint.client(address, in_flight=4, request_timeout=5, retries=2) as client:
@@ -314,3 +314,39 @@ def test_replies_that_came_before_a_kill_are_not_asked_for_again(server: Endpoin
     assert len(ask(server.address, *map(str, range(12)))) == 12
     again = {json.loads(json.dumps(request))["messages"][-1]["content"] for request in server.requests[asked:]}
     assert not came & again
+
+
+@pytest.mark.parametrize(
+    ("error", "part"),
+    [
+        ({"message": "maximum context length is only 100 tokens; your messages and max_tokens need 164"}, ""),
+        ({"message": "max_tokens is too large", "param": "max_tokens"}, ""),
+        ({"message": "Unsupported parameter: 'max_tokens'", "param": "max_tokens"}, "max_tokens"),
+        ({"message": "use max_completion_tokens instead"}, "max_tokens"),
+        ({"message": "Only the default (1) value is supported.", "param": "temperature"}, "temperature"),
+        ({"message": "extra fields not permitted: temperature"}, "temperature"),
+    ],
+)
+def test_a_part_is_refused_only_where_it_is_unwelcome_not_where_it_is_too_large(
+    error: dict[str, str], part: str
+) -> None:
+    """One prompt that is too long must not take the limit from all that follow."""
+    asked = json.dumps({"messages": [], "max_tokens": 64, "temperature": 0}).encode()
+    assert manners.refused(json.dumps({"error": error}).encode(), asked) == ({part} if part else set())
+
+
+@pytest.mark.parametrize(
+    ("finish", "cut"), [("length", True), ("MAX_TOKENS", True), ("model_length", True), ("stop", False)]
+)
+def test_an_answer_is_cut_however_the_server_calls_its_limit(finish: str, cut: bool) -> None:
+    usage = {"completion_tokens_details": {"reasoning_tokens": -3}}
+    _, _, body = completion("It is so", finish, usage=usage, thinking="Is it?")
+    said = replies.read(body, b'{"messages": []}').said
+    assert said is not None
+    assert (said.cut, said.text, said.thought > 0) == (cut, "It is so", True)
+
+
+def test_a_reply_that_ended_for_an_error_is_none() -> None:
+    _, _, body = completion("It is", "error")
+    with pytest.raises(replies.Unsound, match="broke the reply off"):
+        replies.read(body, b'{"messages": []}')

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import timeit
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.models import thinking
 from experiments.models.thinking import Parted, opening, part
 
 MARKS = [
@@ -90,3 +93,19 @@ def test_a_text_without_marks_is_left_alone(text: str) -> None:
     plain = text.translate(dict.fromkeys(map(ord, "<>[]◁▷")))
     if not plain.strip().startswith(("analysis", "assistant")):
         assert part(plain) == Parted("", plain.strip())
+
+
+@pytest.mark.parametrize("hostile", ["the mark `</think>` ", "x{}</think>", "<think> </think"])
+def test_what_a_text_takes_to_be_parted_grows_as_it_does(hostile: str) -> None:
+    """Sixteen megabytes of a reply are read: a square of that would never end."""
+
+    def seconds(times: int) -> float:
+        text = hostile.format(" " * 20 * times) if "{}" in hostile else hostile * times
+        return min(timeit.repeat(lambda: thinking.part(text), number=1, repeat=3))
+
+    assert seconds(16_000) < 40 * seconds(1_000) + 0.05
+
+
+def test_words_that_a_channel_is_called_by_may_begin_an_answer() -> None:
+    for answer in ("analysis-by-synthesis is the method", "analysis/paralysis"):
+        assert thinking.part(answer) == ("", answer, True)

@@ -18,6 +18,9 @@ _EXAMPLE = "http://localhost:8000/v1"
 _CALLS = ("/chat/completions", "/completions", "/embeddings", "/responses")  # what a client puts behind a base address
 _VERSION = re.compile(r"/v\d+\w*(/|$)")
 _KEY = re.compile(r"^[A-Za-z]{2,8}[-_](?:\w+[-_])*(?=\w*\d)(?=\w*[A-Za-z])[A-Za-z0-9]{16,}$")  # sk-…, hf_…, gsk_…
+_MIXED = re.compile(
+    r"^(?=.*\d)(?=.*[a-z])(?=.*[A-Z])[\w.-]{24,}$"
+)  # AIza…, sk-proj-…, a JWT; names of deployments pass
 
 _NAMED = re.compile(r"(?i)key|token|secret|pass|auth|sig")  # what keys are called in a query
 
@@ -72,7 +75,7 @@ def _secret(parts: SplitResult) -> bool:
 
 def _is_key(part: str) -> bool:
     """Whether part of a path is the key of the environment, or reads like one: `sk-` and many letters and digits."""
-    return bool(part) and (masked(part) != part or bool(_KEY.match(part)))
+    return bool(part) and (masked(part) != part or any(pattern.match(part) for pattern in (_KEY, _MIXED)))
 
 
 Address = Annotated[str | None, AfterValidator(lambda typed: typed and require(typed)), Shown(without_secrets)]

@@ -11,8 +11,11 @@ from typing import Any
 _RENAMED = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _DROPPED = ("temperature", "top_p")  # an answer is to be had without, though it may be another one next time
 
+# What is said of a part that is not taken at all; of one that is only too large other words are said.
 _UNWELCOME = re.compile(
-    r"unsupported|not support|not (?:allowed|permitted)|unrecogni[sz]ed|unknown|deprecated|extra|only"
+    r"unsupported|not support|not (?:allowed|permitted)|unrecogni[sz]ed|deprecated"
+    r"|(?:unknown|extra|unexpected|invalid) (?:\w+ ){0,2}(?:parameter|argument|field|input|key|name|inputs|fields)"
+    r"|only (?:the )?(?:default|\S+ is (?:supported|allowed))"
 )
 
 
@@ -36,16 +39,15 @@ def refused(body: bytes, content: bytes) -> set[str]:
     """The part of a request that a reply refuses by its name, where the request can be put otherwise (else none)."""
     asked = json.loads(content)
     named = [name for name in (*_RENAMED, *_DROPPED) if name in asked]
+    text = body.decode(errors="replace").lower()
+    instead = [name for name in named if name in _RENAMED and re.search(rf"\b{_RENAMED[name]}\b", text)]
+    if not _UNWELCOME.search(text) and not instead:
+        return set()
     try:
         error = json.loads(body)["error"]
         if error.get("param") in named:
             return {error["param"]}
     except (ValueError, LookupError, TypeError, AttributeError):
         error = None
-    text = body.decode(errors="replace").lower()
-    if not re.search(
-        r"unsupported|not support|not (?:allowed|permitted)|unrecogni[sz]ed|unknown|deprecated|extra|only", text
-    ):
-        return set()
     found = [(match.start(), name) for name in named if (match := re.search(rf"\b{name}\b", text))]
-    return {min(found)[1]} if found else set()
+    return {min(found)[1]} if found else set(instead[:1])

@@ -10,6 +10,8 @@ from experiments.models.keys import told
 from experiments.models.thinking import Said
 
 NO_COMPLETION = "a reply that is no completion"
+_LIMITS = {"length", "max_tokens", "model_length"}  # why an answer ended in its midst, as servers call it
+_REASONS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")  # where servers put what was thought
 _THINKS = ("think", "reason")  # what a part of a message is called that is no part of the answer
 
 
@@ -40,6 +42,8 @@ def read(body: bytes, request: bytes) -> Reply:
         choice = reply["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason") or ""
         answer, thought, refusal = _parts(message)
+        if str(finish).lower() == "error":
+            raise Unsound("the endpoint broke the reply off for an error of its own")
         if refusal or finish == "content_filter":
             raise Unsound(f"the model refused: {told(refusal or finish)}")
         said = _said(answer, thought, str(finish), reply.get("usage"))
@@ -65,7 +69,7 @@ def _parts(message: dict[str, Any]) -> tuple[str, str, str]:
         (thought if any(word in kind for word in _THINKS) else refusal if kind == "refusal" else answer).append(text)
     if content is not None and not isinstance(content, str | list):
         raise Unsound(NO_COMPLETION)
-    thought.append(next((_text(message[name]) for name in ("reasoning_content", "reasoning") if message.get(name)), ""))
+    thought.append(next((_text(message[name]) for name in _REASONS if message.get(name)), ""))
     return "".join(answer), "\n".join(filter(None, thought)), " ".join(filter(None, refusal))
 
 
@@ -86,8 +90,8 @@ def _said(answer: str, thought: str, finish: str, usage: Any) -> Said:
     thought = "\n".join(filter(None, (thought, parted.thinking)))
     details = (usage or {}).get("completion_tokens_details") or {}
     tokens = details.get("reasoning_tokens")
-    cut = finish == "length" or not parted.whole
-    if isinstance(tokens, int) and (tokens > 0 or not thought):
+    cut = finish.lower() in _LIMITS or not parted.whole
+    if isinstance(tokens, int) and tokens >= 0 and (tokens > 0 or not thought):
         return Said(parted.answer, finish, cut, tokens)
     return Said(parted.answer, finish, cut, thinking.estimated_tokens(thought), bool(thought))
 

@@ -18,6 +18,8 @@ _BLOCKS = (
     (r"<\|channel>(thought)", r"<channel\|>"),
 )
 _BEGINNINGS = tuple((re.compile(rf"\s*{begin}", re.IGNORECASE), end) for begin, end in _BLOCKS)
+_ANY_BEGINNING = re.compile("|".join(f"(?:{begin})" for begin, _ in _BLOCKS), re.IGNORECASE)
+_BEFORE = 64  # characters before a mark that tell whether it is only spoken of
 _ANY_END = re.compile("|".join(end.format(rf"(?:\w+:)?{_NAME}") for _, end in _BLOCKS), re.IGNORECASE)
 # Channels as gpt-oss writes them, and what is left of them where special tokens are dropped.
 _CHANNEL = "<|channel|>analysis<|message|>"
@@ -28,7 +30,7 @@ _MESSAGE = re.compile(
     re.DOTALL,
 )
 _BARE_CHANNELS = re.compile(
-    r"\s*(?:assistant)?analysis(?=[^\sa-z.,:;])(?P<thinking>.*?)(?:assistant\s*final(?P<text>.*)|\Z)", re.DOTALL
+    r"\s*(?:assistant)?analysis(?=[^\sa-z.,:;/\-])(?P<thinking>.*?)(?:assistant\s*final(?P<text>.*)|\Z)", re.DOTALL
 )
 _ANSWER = re.compile(
     r"\s*(?:<(answer|response)>|<\|(?:start|begin)_(?:of_)?(?:solution|response)\|>)(?P<text>.*?)"
@@ -112,12 +114,13 @@ def _lone_end(text: str) -> re.Match[str] | None:
     It follows what was thought, at once, on a line of its own or after a sentence; in quotes, or between two words of
     a sentence, it is spoken of, and so it is after a mark that begins thinking.
     """
+    begun = _ANY_BEGINNING.search(text)
     for found in _ANY_END.finditer(text):
-        before, after = text[: found.start()], text[found.end() :]
-        if any(begin.search(before) for begin, _ in _BEGINNINGS):
+        if begun and begun.start() < found.start():
             return None
+        before, after = text[max(0, found.start() - _BEFORE) : found.start()], text[found.end() : found.end() + 1]
         last = before.rstrip(" \t")[-1:]
-        quoted = before[-1:] == "`" or (before[-1:] in {'"', "'", "\u201c"} and after[:1] not in {"", "\n"})
+        quoted = before[-1:] == "`" or (before[-1:] in {'"', "'", "\u201c"} and after not in {"", "\n"})
         spoken = before[-1:] in {" ", "\t", "("} and (last.isalnum() or last in {",", "("})
         if not quoted and not spoken:
             return found
