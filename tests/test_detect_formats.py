@@ -64,13 +64,13 @@ def refused(folder: Path, content: bytes, **settings: Any) -> str:
 
 FORMS: dict[str, Callable[[list[Json]], bytes]] = {
     "JSON array": lambda rows: json.dumps(rows, indent=1).encode(),
-    "gzip": lambda rows: gzip.compress(as_jsonl(rows)),
+    "gzip": lambda rows: gzip.compress(as_jsonl(rows), mtime=0),
     "UTF-16": lambda rows: as_jsonl(rows).decode().encode("utf-16"),
     "UTF-16, big end first": lambda rows: b"\xfe\xff" + as_jsonl(rows).decode().encode("utf-16-be"),
     "CSV": as_csv,
     "CSV with semicolons, as spreadsheets save it": lambda rows: b"\xef\xbb\xbf" + as_csv(rows, ";"),
     "tabs in UTF-16": lambda rows: as_csv(rows, "\t").decode().encode("utf-16"),
-    "packed CSV": lambda rows: gzip.compress(as_csv(rows)),
+    "packed CSV": lambda rows: gzip.compress(as_csv(rows), mtime=0),
 }
 
 
@@ -113,8 +113,8 @@ def archive(make: Callable[[Any], Any], name: str) -> bytes:
         (b"\x80\x04\x95\x00.", "is a pickle"),
         ('{"id": "a"}'.encode("utf-16-le"), "is no text, or UTF-16 without a byte order mark"),
         (b"\xff\xfe{\x00\x00", "is not UTF-16 as its first bytes say"),
-        (gzip.compress(b"{}")[:-6], "cannot be unpacked by gzip"),
-        (gzip.compress(gzip.compress(b"{}")), "is packed by gzip twice"),
+        (gzip.compress(b"{}", mtime=0)[:-6], "cannot be unpacked by gzip"),
+        (gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), "is packed by gzip twice"),
         (b"PAR1 and no more PAR1", "not Parquet as its first bytes say"),
         (b'[{"id": "a"', "not JSON"),
         (b"id,prompt,response,id\n", "line 1: a column stands there twice"),
@@ -135,12 +135,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes, said: str)
 def test_what_comes_to_too_much_when_unpacked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_MOST", 2**20)
     long = [row | {"prompt": "word " * 1000} for row in ROWS]
-    assert "when unpacked" in refused(tmp_path, gzip.compress(b" " * (2**20 + 1)))
+    assert "when unpacked" in refused(tmp_path, gzip.compress(b" " * (2**20 + 1), mtime=0))
     repeated = pd.DataFrame([long[0] | {"id": str(i), "labels": None} for i in range(1000)])
     packed = repeated.to_parquet(index=False)
     assert len(packed) < 2**16
     assert "when unpacked" in refused(tmp_path, packed)
-    assert len(given(tmp_path, gzip.compress(as_jsonl(long))).samples) == 4
+    assert len(given(tmp_path, gzip.compress(as_jsonl(long), mtime=0)).samples) == 4
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
