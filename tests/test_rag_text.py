@@ -382,6 +382,13 @@ def test_a_label_is_ambiguous_where_the_accepted_answer_says_little(question: st
     assert ambiguous(question, [[accepted]]) == why
 
 
+@pytest.mark.parametrize("mark", ['"{}"', "\u201c{}\u201d", '"{}".'])
+def test_what_is_quoted_as_a_whole_is_read_as_it_is(mark: str) -> None:
+    assert not abstains(mark.format("Heaven Beside You"))
+    assert not abstains(mark.format("1990"))
+    assert abstains(mark.format("I don't know"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -389,7 +396,8 @@ def test_a_label_is_ambiguous_where_the_accepted_answer_says_little(question: st
         "1,234" + ",567" * 5_000,
         "a." * 5_000,
         "isn't " * 4_000,
-        "not " * 5_000,
+        "not " * 40_000,
+        "\u4e0d\u662f" * 30_000,
         "one and " * 4_000,
         "ו" * 20_000,
     ],

@@ -88,7 +88,7 @@ def abstains(answer: str) -> bool:
 
 
 def _silent(clause: str) -> bool:
-    plain = _plain(_TITLE.sub(" ", clause))
+    plain = _plain(_TITLE.sub(" ", clause)) or _plain(clause)  # a title alone is the answer
     if (guess := _GUESS.search(clause)) and not _ABSTENTION.search(_plain(clause[guess.start() :])):
         return False  # it does not know, and answers all the same
     plain = _SAYS_WHERE.sub("", plain)

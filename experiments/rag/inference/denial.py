@@ -51,8 +51,9 @@ def denied(tokens: Sequence[Token]) -> list[bool]:
     texts = [token.text for token in tokens]
     found = [False] * len(texts)
     begin, reach, relative = 0, False, False
-    at = 0
+    at, pronoun = 0, -1  # where the last relative pronoun stands
     while at < len(texts):
+        pronoun = at if texts[at] in _RELATIVE else pronoun
         if texts[at] not in _TELLING:
             found[at] = reach
             at += 1
@@ -66,7 +67,7 @@ def denied(tokens: Sequence[Token]) -> list[bool]:
             begin, reach = at, False  # who was not drafted | is Kurt Warner
         if size:
             following = texts[at + size] if at + size < len(texts) else ""
-            reach, relative = following not in _ASSERTS, not _RELATIVE.isdisjoint(texts[begin:at])
+            reach, relative = following not in _ASSERTS, pronoun >= begin
             if reach and _has_subject(texts, begin, at):
                 found[begin:at] = [True] * (at - begin)
                 begin = at
