@@ -388,6 +388,7 @@ def test_a_sentence_transformer_gives_the_spans_their_vectors(execute: Any, monk
             return np.array([[1.0, 0.0] if "Oda" in text else [0.0, 1.0] for text in texts], dtype=np.float32)
 
     monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=River))
+    monkeypatch.setattr("experiments.models.files.digest_sentence_encoder", lambda setting, name: name)
     ecs = execute(embedder="river").records.frame.filter(like="ecs_")
     assert set(np.unique(ecs)) == {0.0, 1.0}
     with pytest.raises(BadInput, match=r"^embedder = lake: cannot be loaded .* no model lake"):

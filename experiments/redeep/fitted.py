@@ -21,7 +21,7 @@ SCORE = "score"  # of a response, beside which a detector may tell its parts
 class _Plain(BaseModel):
     """Numbers and names that JSON keeps to the last bit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Scale(_Plain):
